@@ -1,0 +1,193 @@
+//! Manifests of raw datasets: what to extract, from which network, into which tables.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    block::BlockNum,
+    dataset::DatasetKind,
+    name::{DatasetName, DatasetRef, DatasetVersion, Network, TableName},
+    schema::TableDef,
+};
+
+/// How much of a block is checked before it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Nothing but the links that segments are made of.
+    None,
+    /// Parent hashes, transaction and receipt counts, hashes and indices.
+    Links,
+    /// Also the block hash, recomputed from the header.
+    Header,
+    /// Also the roots of transactions, receipts and withdrawals, and the logs bloom.
+    Full,
+    /// Also each transaction's sender, recovered from its signature.
+    Senders,
+}
+
+impl Verify {
+    /// Every level, weakest first.
+    pub const ALL: [Verify; 5] = [Self::None, Self::Links, Self::Header, Self::Full, Self::Senders];
+
+    /// The level as flags and manifests write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Links => "links",
+            Self::Header => "header",
+            Self::Full => "full",
+            Self::Senders => "senders",
+        }
+    }
+}
+
+impl std::fmt::Display for Verify {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Verify {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|level| level.as_str() == text).ok_or_else(|| {
+            format!("`{text}` is not a verification level; the levels are none, links, header, full, senders")
+        })
+    }
+}
+
+/// The columns of a table that a dataset stores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Columns {
+    /// `"*"`: every column.
+    All(AllColumns),
+    /// The columns by name.
+    Named(Vec<String>),
+}
+
+/// The text `"*"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AllColumns {
+    /// Every column.
+    #[serde(rename = "*")]
+    Star,
+}
+
+/// A raw dataset: one whose rows come from a source outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawManifest {
+    /// The dataset's name.
+    pub name: DatasetName,
+    /// Its version, 0.0.0 where none is given.
+    #[serde(default)]
+    pub version: DatasetVersion,
+    /// The kind of source.
+    pub kind: DatasetKind,
+    /// The network that the blocks are of.
+    pub network: Network,
+    /// The first block, 0 where none is given.
+    #[serde(default)]
+    pub start_block: BlockNum,
+    /// Whether the head is always the chain's finalized block.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finalized_blocks_only: bool,
+    /// How much is checked, where the command does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+    /// The tables and columns to store; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<BTreeMap<TableName, Columns>>,
+}
+
+impl RawManifest {
+    /// The dataset and version that the manifest defines.
+    pub fn reference(&self) -> DatasetRef {
+        DatasetRef { name: self.name.clone(), version: Some(self.version) }
+    }
+
+    /// What `schema` selects of the tables that the source has, in the source's order. The error
+    /// names the table or column that the source does not have, and those that it has.
+    pub fn select_tables(&self, available: &[TableDef]) -> Result<Vec<TableDef>, String> {
+        let Some(schema) = &self.schema else { return Ok(available.to_vec()) };
+        let list = |names: Vec<&str>| names.join(", ");
+        if let Some(unknown) = schema.keys().find(|name| !available.iter().any(|t| t.name == **name)) {
+            let known = available.iter().map(|t| t.name.as_str()).collect();
+            return Err(format!("there is no table `{unknown}`; the tables are {}", list(known)));
+        }
+        let select = |table: &TableDef, columns: &Columns| match columns {
+            Columns::All(_) => Ok(table.clone()),
+            Columns::Named(names) => table.select(names).map_err(|unknown| {
+                let known = table.schema.fields().iter().map(|f| f.name().as_str()).collect();
+                format!(
+                    "the table `{}` has no column `{unknown}`; its columns are {}",
+                    table.name,
+                    list(known)
+                )
+            }),
+        };
+        let selected: Vec<TableDef> = available
+            .iter()
+            .filter_map(|table| schema.get(&table.name).map(|columns| select(table, columns)))
+            .collect::<Result<_, String>>()?;
+        if selected.is_empty() {
+            return Err("`schema` names no table; leave it out to store every table".into());
+        }
+        Ok(selected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    fn tables() -> Vec<TableDef> {
+        let column = |name: &str| Field::new(name, DataType::UInt64, false);
+        vec![
+            TableDef::new("blocks".parse().expect("a name"), vec![column("a"), column("b")]),
+            TableDef::new("logs".parse().expect("a name"), vec![column("c")]),
+        ]
+    }
+
+    fn manifest(schema: &str) -> Result<RawManifest, serde_json::Error> {
+        serde_json::from_str(&format!(
+            r#"{{"name":"eth","kind":"evm-rpc","network":"mainnet","schema":{schema}}}"#
+        ))
+    }
+
+    #[test]
+    fn a_schema_selects_tables_and_columns() {
+        let select = |schema: &str| manifest(schema).expect("a manifest").select_tables(&tables());
+        let names = |tables: Vec<TableDef>| {
+            tables.iter().map(|t| format!("{}/{}", t.name, t.schema.fields().len())).collect::<Vec<_>>()
+        };
+        assert_eq!(select("null").map(names), Ok(vec!["blocks/3".into(), "logs/2".into()]));
+        assert_eq!(select(r#"{"logs":"*"}"#).map(names), Ok(vec!["logs/2".into()]));
+        assert_eq!(
+            select(r#"{"logs":["c"],"blocks":["b"]}"#).map(names),
+            Ok(vec!["blocks/2".into(), "logs/2".into()])
+        );
+        assert!(select(r#"{"calls":"*"}"#).expect_err("no such table").contains("blocks, logs"));
+        assert!(select(r#"{"logs":["x"]}"#).expect_err("no such column").contains("_block_num, c"));
+        assert!(select("{}").expect_err("no table").contains("no table"));
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused() {
+        assert!(manifest(r#"{"logs":"all"}"#).is_err());
+        for bad in [
+            r#"{"name":"eth","kind":"evm-rpc","network":"mainnet","strat_block":1}"#,
+            r#"{"name":"Eth","kind":"evm-rpc","network":"mainnet"}"#,
+            r#"{"name":"eth","kind":"evm","network":"mainnet"}"#,
+            r#"{"name":"eth","kind":"evm-rpc","network":"mainnet","start_block":-1}"#,
+        ] {
+            assert!(serde_json::from_str::<RawManifest>(bad).is_err(), "{bad}");
+        }
+    }
+}
