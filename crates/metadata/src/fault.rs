@@ -1,0 +1,176 @@
+//! What can go wrong below the store, before the database's name is added to it.
+
+use sqlx::error::DatabaseError;
+
+use crate::error::{CommitError, MetadataError};
+
+/// Why the work of a transaction did not succeed.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The driver or the database said no.
+    Sql(sqlx::Error),
+    /// A row holds what it cannot hold.
+    Corrupt(String),
+    /// What is asked for contradicts what is stored.
+    Refused(String),
+    /// The schema is not this program's.
+    Schema(String),
+}
+
+/// Why a commit did not happen.
+#[derive(Debug)]
+pub(crate) enum CommitFault {
+    /// The commit contradicts what is stored.
+    Commit(CommitError),
+    /// The store failed.
+    Store(Fault),
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<CommitError> for CommitFault {
+    fn from(error: CommitError) -> Self {
+        Self::Commit(error)
+    }
+}
+
+impl From<Fault> for CommitFault {
+    fn from(fault: Fault) -> Self {
+        Self::Store(fault)
+    }
+}
+
+impl From<sqlx::Error> for CommitFault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// A refusal in words.
+pub(crate) fn refused<T>(why: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::Refused(why.into()))
+}
+
+impl Fault {
+    /// The error for the caller, about the database of that name.
+    pub(crate) fn of(self, database: &str) -> MetadataError {
+        match self {
+            Self::Sql(error) => classify(database, error),
+            Self::Corrupt(what) => MetadataError::Corrupt { database: database.to_owned(), what },
+            Self::Refused(why) => MetadataError::Refused(why),
+            Self::Schema(why) => MetadataError::Schema(why),
+        }
+    }
+}
+
+impl CommitFault {
+    /// The error for the caller, about the database of that name.
+    pub(crate) fn of(self, database: &str) -> CommitError {
+        match self {
+            Self::Commit(error) => error,
+            Self::Store(fault) => CommitError::Store(fault.of(database)),
+        }
+    }
+}
+
+/// What an error of the driver means to the caller.
+fn classify(database: &str, error: sqlx::Error) -> MetadataError {
+    let code = match &error {
+        sqlx::Error::Database(refusal) => Code::of(refusal.as_ref()),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => Code::Busy,
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Code::Damaged,
+        _ => Code::Other,
+    };
+    let database = database.to_owned();
+    match code {
+        Code::Busy => MetadataError::Unavailable { database, source: error },
+        Code::Damaged => MetadataError::Corrupt { database, what: damage(&error) },
+        Code::ReadOnly => MetadataError::Refused(format!(
+            "the metadata database {database} cannot be written to here: it is read-only"
+        )),
+        Code::Other => MetadataError::Failed { database, source: error },
+    }
+}
+
+fn damage(error: &sqlx::Error) -> String {
+    let said = match error {
+        sqlx::Error::Database(refusal) => refusal.message().to_owned(),
+        other => other.to_string(),
+    };
+    format!("{said}; move it away and extract again, or restore a backup of it")
+}
+
+/// The few kinds of codes that a caller can tell apart.
+#[derive(Debug, PartialEq, Eq)]
+enum Code {
+    Busy,
+    Damaged,
+    ReadOnly,
+    Other,
+}
+
+impl Code {
+    fn of(refusal: &dyn DatabaseError) -> Self {
+        let code = refusal.code().unwrap_or_default();
+        // SQLSTATEs have five characters, SQLite's extended result codes are small numbers.
+        match code.parse::<u32>() {
+            Ok(number) if code.len() < 5 => Self::of_sqlite(number),
+            _ => Self::of_postgres(&code),
+        }
+    }
+
+    fn of_sqlite(extended: u32) -> Self {
+        match extended & 0xff {
+            5 | 6 => Self::Busy,
+            11 | 26 => Self::Damaged,
+            8 => Self::ReadOnly,
+            _ => Self::Other,
+        }
+    }
+
+    fn of_postgres(state: &str) -> Self {
+        match state {
+            // Read-only transaction, insufficient privilege.
+            "25006" | "42501" => Self::ReadOnly,
+            // Serialisation, deadlock, too many connections, a lock or a cancelled statement,
+            // an idle transaction ended.
+            "40001" | "40P01" | "53300" | "55P03" | "57014" | "25P03" => Self::Busy,
+            "XX001" | "XX002" => Self::Damaged,
+            // Connections, shutting down, starting up.
+            _ if state.starts_with("08") || state.starts_with("57P") => Self::Busy,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_say_what_the_caller_does_next() {
+        for (extended, expected) in [
+            (5, Code::Busy),
+            (517, Code::Busy),
+            (26, Code::Damaged),
+            (267, Code::Damaged),
+            (1544, Code::ReadOnly),
+        ] {
+            assert_eq!(Code::of_sqlite(extended), expected, "{extended}");
+        }
+        for (state, expected) in
+            [("57P01", Code::Busy), ("08006", Code::Busy), ("25006", Code::ReadOnly), ("23505", Code::Other)]
+        {
+            assert_eq!(Code::of_postgres(state), expected, "{state}");
+        }
+    }
+}

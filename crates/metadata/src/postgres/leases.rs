@@ -1,0 +1,196 @@
+//! Leases, and the objects that are recorded under them. All times are by the database's clock.
+//!
+//! Whoever changes which blocks are held locks the revision first and then leases in the order of
+//! their ids, so that two claims never cross.
+
+use nozzle_core::{BlockRange, RevisionId};
+use sqlx::PgConnection;
+
+use super::{now, revisions};
+use crate::{
+    fault::{Fault, refused},
+    model::*,
+    rows::{LeaseRow, ObjectRow, read_all},
+    sql,
+    validate::{self, bounds},
+};
+
+/// For how long a lease has been silent.
+macro_rules! silence {
+    () => {
+        "EXTRACT(EPOCH FROM clock_timestamp() - heartbeat_at)::float8"
+    };
+}
+
+macro_rules! lease_columns {
+    () => {
+        concat!(
+            "SELECT id AS lease_id, revision_id, start_block, end_block, holder, ",
+            silence!(),
+            " AS silent_seconds FROM leases "
+        )
+    };
+}
+
+const TIMEOUT_SECONDS: f64 = LEASE_TIMEOUT.as_secs_f64();
+
+pub(super) async fn claim(
+    tx: &mut PgConnection,
+    revision: RevisionId,
+    wanted: &[BlockRange],
+    holder: &str,
+) -> Result<Claim, Fault> {
+    validate::check_writable(revision, revisions::lock(tx, revision).await?)?;
+    let (ranges, held) = validate::plan_claim(wanted, take_over(tx, revision, wanted, None).await?);
+    let mut granted = vec![];
+    for range in ranges {
+        let (start, end) = bounds(range);
+        let id: i64 = sqlx::query_scalar(sql::INSERT_LEASE)
+            .bind(revision.0)
+            .bind(start)
+            .bind(end)
+            .bind(holder)
+            .fetch_one(&mut *tx)
+            .await?;
+        granted.push(Lease { id: LeaseId(id), revision, range });
+    }
+    Ok(Claim { granted, held })
+}
+
+/// Ends the silent leases that overlap what is wanted, but for the caller's own, and gives the
+/// others that have not ended. The leases are locked: one that is being renewed is waited for and
+/// then is not silent.
+async fn take_over(
+    tx: &mut PgConnection,
+    revision: RevisionId,
+    wanted: &[BlockRange],
+    own: Option<LeaseId>,
+) -> Result<Vec<HeldLease>, Fault> {
+    let statement =
+        concat!(lease_columns!(), "WHERE revision_id = $1 AND ended_at IS NULL ORDER BY id FOR UPDATE");
+    let rows: Vec<LeaseRow> = sqlx::query_as(statement).bind(revision.0).fetch_all(&mut *tx).await?;
+    let held = read_all(rows, LeaseRow::read)?;
+    let others = held.into_iter().filter(|held| Some(held.lease.id) != own).collect::<Vec<_>>();
+    let (silent, live): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|held| held.silent_for >= LEASE_TIMEOUT);
+    let taken = validate::overlapping(wanted, silent);
+    end(tx, taken.iter().map(|held| held.lease.id)).await?;
+    Ok(live)
+}
+
+pub(super) async fn live(
+    connection: &mut PgConnection,
+    revision: RevisionId,
+) -> Result<Vec<HeldLease>, Fault> {
+    let statement = concat!(lease_columns!(), "WHERE revision_id = $1 AND ended_at IS NULL ORDER BY id");
+    let rows: Vec<LeaseRow> = sqlx::query_as(statement).bind(revision.0).fetch_all(connection).await?;
+    let held = read_all(rows, LeaseRow::read)?;
+    Ok(held.into_iter().filter(|held| held.silent_for < LEASE_TIMEOUT).collect())
+}
+
+async fn end(tx: &mut PgConnection, leases: impl Iterator<Item = LeaseId>) -> Result<(), Fault> {
+    let statement = concat!(
+        "WITH these AS (SELECT id FROM leases WHERE id = ANY($1) AND ended_at IS NULL ORDER BY id FOR UPDATE)
+         UPDATE leases SET ended_at = ",
+        now!(),
+        " WHERE id IN (SELECT id FROM these)"
+    );
+    sqlx::query(statement).bind(leases.map(|id| id.0).collect::<Vec<_>>()).execute(tx).await?;
+    Ok(())
+}
+
+pub(super) async fn release(tx: &mut PgConnection, leases: &[LeaseId]) -> Result<(), Fault> {
+    end(tx, leases.iter().copied()).await
+}
+
+pub(super) async fn renew(tx: &mut PgConnection, leases: &[LeaseId]) -> Result<Vec<LeaseId>, Fault> {
+    let statement = concat!(
+        "WITH these AS (SELECT id FROM leases WHERE id = ANY($1) AND ended_at IS NULL ORDER BY id FOR UPDATE)
+         UPDATE leases SET heartbeat_at = ",
+        now!(),
+        " WHERE id IN (SELECT id FROM these) RETURNING id"
+    );
+    let ids: Vec<_> = leases.iter().map(|id| id.0).collect();
+    let renewed: Vec<i64> = sqlx::query_scalar(statement).bind(ids).fetch_all(tx).await?;
+    Ok(renewed.into_iter().map(LeaseId).collect())
+}
+
+/// A lease that has not ended, which stays so until the transaction has ended; `None` where it
+/// has, or where there never was one.
+async fn lock_one(tx: &mut PgConnection, id: LeaseId) -> Result<Option<Lease>, Fault> {
+    let statement = concat!(lease_columns!(), "WHERE id = $1 AND ended_at IS NULL FOR UPDATE");
+    let row: Option<LeaseRow> = sqlx::query_as(statement).bind(id.0).fetch_optional(tx).await?;
+    Ok(row.map(LeaseRow::read).transpose()?.map(|held| held.lease))
+}
+
+/// As [`lock_one`], after the lease's revision: who holds both may change what is stored of it.
+pub(super) async fn lock_with_revision(tx: &mut PgConnection, id: LeaseId) -> Result<Option<Lease>, Fault> {
+    let revision: Option<uuid::Uuid> = sqlx::query_scalar("SELECT revision_id FROM leases WHERE id = $1")
+        .bind(id.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(revision) = revision else { return Ok(None) };
+    revisions::lock(tx, RevisionId(revision)).await?;
+    lock_one(tx, id).await
+}
+
+pub(super) async fn widen(
+    tx: &mut PgConnection,
+    id: LeaseId,
+    range: BlockRange,
+) -> Result<Result<Lease, Vec<HeldLease>>, Fault> {
+    let Some(lease) = lock_with_revision(tx, id).await? else {
+        return refused(format!("the lease {id} has ended"));
+    };
+    let live = take_over(tx, lease.revision, &[range], Some(id)).await?;
+    let in_the_way = validate::overlapping(&[range], live);
+    if !in_the_way.is_empty() {
+        return Ok(Err(in_the_way));
+    }
+    let statement = concat!(
+        "UPDATE leases SET start_block = $2, end_block = $3, heartbeat_at = ",
+        now!(),
+        " WHERE id = $1"
+    );
+    let (start, end) = bounds(range);
+    sqlx::query(statement).bind(id.0).bind(start).bind(end).execute(tx).await?;
+    Ok(Ok(Lease { range, ..lease }))
+}
+
+pub(super) async fn record_object(
+    tx: &mut PgConnection,
+    id: LeaseId,
+    location: LocationId,
+    name: &str,
+) -> Result<(), Fault> {
+    let Some(lease) = lock_one(tx, id).await? else { return refused(format!("the lease {id} has ended")) };
+    let tables = revisions::locations(tx, lease.revision).await?;
+    validate::check_object(&lease, &tables, location, name)?;
+    let recorded: i64 =
+        sqlx::query_scalar(sql::RECORD_OBJECT).bind(location.0).bind(name).bind(id.0).fetch_one(tx).await?;
+    validate::check_recorded(&lease, name, LeaseId(recorded))
+}
+
+pub(super) async fn recorded_objects(connection: &mut PgConnection) -> Result<Vec<RecordedObject>, Fault> {
+    let statement = concat!(
+        "SELECT o.lease_id, o.name AS object_name, l.revision_id, l.id AS location_id, l.table_name, l.url, l.schema,
+                CASE WHEN e.ended_at IS NULL AND ",
+        silence!(),
+        " >= $1 THEN e.heartbeat_at + make_interval(secs => $1) ELSE e.ended_at END AS lease_ended_at
+         FROM recorded_objects o
+         JOIN locations l ON l.id = o.location_id
+         JOIN leases e ON e.id = o.lease_id
+         ORDER BY o.location_id, o.name"
+    );
+    let rows: Vec<ObjectRow> = sqlx::query_as(statement).bind(TIMEOUT_SECONDS).fetch_all(connection).await?;
+    read_all(rows, ObjectRow::read)
+}
+
+pub(super) async fn forget_object(
+    tx: &mut PgConnection,
+    location: LocationId,
+    name: &str,
+) -> Result<(), Fault> {
+    sqlx::query(sql::FORGET_OBJECT).bind(location.0).bind(name).execute(tx).await?;
+    Ok(())
+}

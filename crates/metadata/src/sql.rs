@@ -1,0 +1,178 @@
+//! The statements that are the same on both databases.
+//!
+//! A segment is seen at the moment `S` if `added_seq <= S AND (replaced_seq IS NULL OR
+//! replaced_seq > S)`. The statements below ask for the two halves apart, each by an index of its
+//! own: those that are live now, which are disjoint, and those that were replaced since `S`, which
+//! are few. So a scan never passes over what was replaced before it and awaits collection.
+
+macro_rules! dataset_columns {
+    () => {
+        "d.id AS dataset_id, d.name, d.version, d.kind, d.network, d.manifest, \
+         d.created_at AS dataset_created_at"
+    };
+}
+
+macro_rules! revision_columns {
+    () => {
+        "r.id AS revision_id, r.dataset_id, r.state, r.created_at AS revision_created_at, r.retired_at"
+    };
+}
+
+macro_rules! location_columns {
+    () => {
+        "l.revision_id, l.id AS location_id, l.table_name, l.url, l.schema"
+    };
+}
+
+macro_rules! segment_columns {
+    () => {
+        "s.id AS segment_id, s.start_block, s.end_block, s.prev_hash, s.hash, s.file_name, \
+         s.size_bytes, s.row_count, s.e_tag, s.object_version, s.added_seq, s.replaced_seq"
+    };
+}
+
+/// What a scan selects from the segments of the location `$1` that share a block with `$2..=$3`
+/// and are seen at `$4`. Of the live ones, which are disjoint, only one can begin below `$2` and
+/// reach into the range: the one that begins last.
+macro_rules! scan {
+    ($columns:expr) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM segments s
+              WHERE s.location_id = $1 AND s.replaced_seq IS NULL AND s.added_seq <= $4
+                AND s.start_block <= $3 AND s.end_block >= $2
+                AND s.start_block >= COALESCE(
+                    (SELECT b.start_block FROM segments b
+                     WHERE b.location_id = $1 AND b.replaced_seq IS NULL AND b.start_block <= $2
+                     ORDER BY b.start_block DESC LIMIT 1), $2)
+              UNION ALL
+              SELECT ",
+            $columns,
+            " FROM segments s
+              WHERE s.location_id = $1 AND s.replaced_seq > $4 AND s.added_seq <= $4
+                AND s.start_block <= $3 AND s.end_block >= $2"
+        )
+    };
+}
+
+/// Registers a dataset `$1..=$5`; no row where the name and version are taken.
+pub(crate) const INSERT_DATASET: &str =
+    "INSERT INTO datasets (name, version, kind, network, manifest) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (name, version) WHERE removed_at IS NULL DO NOTHING RETURNING id";
+
+/// The registered datasets.
+pub(crate) const DATASETS: &str =
+    concat!("SELECT ", dataset_columns!(), " FROM datasets d WHERE d.removed_at IS NULL");
+
+/// The registered datasets of the name `$1`.
+pub(crate) const DATASETS_BY_NAME: &str =
+    concat!("SELECT ", dataset_columns!(), " FROM datasets d WHERE d.removed_at IS NULL AND d.name = $1");
+
+/// Writes a provider `$1..=$5`.
+pub(crate) const PUT_PROVIDER: &str =
+    "INSERT INTO providers (name, kind, network, config, origin) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, network = excluded.network,
+         config = excluded.config, origin = excluded.origin";
+
+/// All providers.
+pub(crate) const PROVIDERS: &str = "SELECT name, kind, network, config, origin FROM providers";
+
+/// Removes the provider `$1`.
+pub(crate) const DELETE_PROVIDER: &str = "DELETE FROM providers WHERE name = $1";
+
+/// Makes a revision `$1` of the dataset `$2` in the state `$3`.
+pub(crate) const INSERT_REVISION: &str = "INSERT INTO revisions (id, dataset_id, state, activated_seq)
+     SELECT $1, $2, $3, CASE WHEN $3 = 'active' THEN sequence END FROM commit_counter";
+
+/// Makes the location of the table `$3` of the revision `$1`, the `$2`th.
+pub(crate) const INSERT_LOCATION: &str =
+    "INSERT INTO locations (revision_id, ordinal, table_name, url, schema) VALUES ($1, $2, $3, $4, $5)";
+
+/// The revisions of the dataset `$1`, oldest first.
+pub(crate) const REVISIONS: &str = concat!(
+    "SELECT ",
+    revision_columns!(),
+    " FROM revisions r WHERE r.dataset_id = $1 ORDER BY r.created_at, r.id"
+);
+
+/// The locations of the revisions of the dataset `$1`.
+pub(crate) const LOCATIONS_OF_DATASET: &str = concat!(
+    "SELECT ",
+    location_columns!(),
+    " FROM locations l JOIN revisions r ON r.id = l.revision_id WHERE r.dataset_id = $1
+      ORDER BY l.revision_id, l.ordinal"
+);
+
+/// The locations of the revision `$1`.
+pub(crate) const LOCATIONS: &str =
+    concat!("SELECT ", location_columns!(), " FROM locations l WHERE l.revision_id = $1 ORDER BY l.ordinal");
+
+/// The newest commit's sequence number.
+pub(crate) const SEQUENCE: &str = "SELECT sequence FROM commit_counter";
+
+/// The present moment in one statement, which is one moment on both databases: a row for each
+/// location of each active revision. The manifest, which may be long, is in the first row of each
+/// dataset only, and so marks it.
+pub(crate) const SNAPSHOT: &str = "
+    SELECT c.sequence,
+           d.id AS dataset_id, d.name, d.version, d.kind, d.network,
+           CASE WHEN COALESCE(l.ordinal, 0) = 0 THEN d.manifest END AS manifest,
+           d.created_at AS dataset_created_at,
+           r.id AS revision_id, r.state, r.created_at AS revision_created_at,
+           l.id AS location_id, l.table_name, l.url, l.schema
+    FROM commit_counter c
+    LEFT JOIN datasets d ON d.removed_at IS NULL
+    LEFT JOIN revisions r ON r.dataset_id = d.id AND r.state = 'active'
+    LEFT JOIN locations l ON l.revision_id = r.id
+    ORDER BY d.id, l.ordinal";
+
+/// The segments of a scan, by their start.
+pub(crate) const SEGMENTS: &str = concat!(scan!(segment_columns!()), " ORDER BY start_block");
+
+/// The spans of a scan, by their start.
+pub(crate) const SPANS: &str =
+    concat!(scan!("s.start_block, s.end_block, s.prev_hash, s.hash"), " ORDER BY start_block");
+
+/// Totals over a scan.
+pub(crate) const TOTALS: &str = concat!(
+    "SELECT COUNT(*) AS segments, COUNT(file_name) AS files,
+            CAST(COALESCE(SUM(row_count), 0) AS BIGINT) AS row_count,
+            CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) AS size_bytes,
+            MIN(start_block) AS start_block, MAX(end_block) AS end_block
+     FROM (",
+    scan!("s.start_block, s.end_block, s.file_name, s.row_count, s.size_bytes"),
+    ") seen"
+);
+
+/// The segment `$1` with all that it belongs to.
+pub(crate) const FILE: &str = concat!(
+    "SELECT ",
+    dataset_columns!(),
+    ", ",
+    location_columns!(),
+    ", ",
+    segment_columns!(),
+    " FROM segments s
+      JOIN locations l ON l.id = s.location_id
+      JOIN revisions r ON r.id = l.revision_id
+      JOIN datasets d ON d.id = r.dataset_id
+      WHERE s.id = $1"
+);
+
+/// Grants a lease on `$2..=$3` of the revision `$1` to `$4`.
+pub(crate) const INSERT_LEASE: &str =
+    "INSERT INTO leases (revision_id, start_block, end_block, holder) VALUES ($1, $2, $3, $4) RETURNING id";
+
+/// Records the object `$2` of the location `$1` under the lease `$3`; where it is recorded
+/// already, gives the lease that it is recorded under.
+pub(crate) const RECORD_OBJECT: &str =
+    "INSERT INTO recorded_objects (location_id, name, lease_id) VALUES ($1, $2, $3)
+     ON CONFLICT (location_id, name) DO UPDATE SET lease_id = recorded_objects.lease_id RETURNING lease_id";
+
+/// Forgets the object `$2` of the location `$1`.
+pub(crate) const FORGET_OBJECT: &str = "DELETE FROM recorded_objects WHERE location_id = $1 AND name = $2";
+
+/// What is known of the network `$1`.
+pub(crate) const FINALITY: &str =
+    "SELECT head_number, head_hash, finalized_number, finalized_hash FROM finality WHERE network = $1";

@@ -1,0 +1,242 @@
+//! The store in a SQLite file, for one machine.
+//!
+//! The file is in WAL mode: readers never wait. Writes go through one connection of this process
+//! and begin with `BEGIN IMMEDIATE`, so that they wait for other processes' writes instead of
+//! failing later. A commit is on the disk when it is answered (`synchronous = FULL`).
+
+mod commit;
+mod connect;
+mod datasets;
+mod leases;
+mod migrations;
+mod revisions;
+mod segments;
+mod watch;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+use tokio::sync::watch::Receiver;
+
+use crate::{
+    error::{CommitError, Result},
+    fault::Fault,
+    hints::Hints,
+    model::*,
+    store::MetadataStore,
+};
+#[cfg(test)]
+pub(crate) use commit::LIVE as LIVE_SEGMENTS;
+use connect::Reads;
+pub(crate) use connect::{migrate, open};
+
+/// SQLite's clock as the migrations write it.
+macro_rules! now {
+    () => {
+        "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+    };
+}
+use now;
+
+/// The store in a SQLite file.
+#[derive(Debug)]
+pub(crate) struct SqliteStore {
+    name: String,
+    reads: Arc<Reads>,
+    /// `None` where the file or its folder cannot be written to.
+    writes: Option<SqlitePool>,
+    hints: Hints,
+}
+
+impl SqliteStore {
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, Fault> {
+        match &self.writes {
+            Some(pool) => Ok(pool.begin_with("BEGIN IMMEDIATE").await?),
+            None => Err(Fault::Refused(format!(
+                "the metadata database {} cannot be written to here: it is read-only",
+                self.name
+            ))),
+        }
+    }
+}
+
+/// One read on a connection.
+macro_rules! read {
+    ($store:ident, $connection:ident => $work:expr) => {{
+        let read = async {
+            let mut reader = $store.reads.connection().await?;
+            let $connection = &mut *reader;
+            $work.await
+        };
+        read.await.map_err(|fault: Fault| fault.of(&$store.name))
+    }};
+}
+
+/// One transaction that changes something.
+macro_rules! write {
+    ($store:ident, $transaction:ident => $work:expr) => {{
+        let write = async {
+            let mut $transaction = $store.begin().await?;
+            let done = $work.await?;
+            $transaction.commit().await?;
+            Ok(done)
+        };
+        write.await.map_err(|fault: Fault| fault.of(&$store.name))
+    }};
+}
+
+#[async_trait]
+impl MetadataStore for SqliteStore {
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+
+    fn is_single_machine(&self) -> bool {
+        true
+    }
+
+    async fn register_dataset(&self, dataset: &NewDataset) -> Result<Registered> {
+        write!(self, tx => datasets::register(&mut tx, dataset))
+    }
+
+    async fn dataset(&self, reference: &DatasetRef) -> Result<Option<Dataset>> {
+        read!(self, connection => datasets::by_reference(connection, reference))
+    }
+
+    async fn datasets(&self) -> Result<Vec<Dataset>> {
+        read!(self, connection => datasets::all(connection))
+    }
+
+    async fn remove_dataset(&self, dataset: DatasetId) -> Result<()> {
+        let retired = write!(self, tx => datasets::remove(&mut tx, dataset))?;
+        if let Some(sequence) = retired {
+            self.hints.tell(sequence);
+        }
+        Ok(())
+    }
+
+    async fn put_provider(&self, provider: &Provider) -> Result<()> {
+        write!(self, tx => datasets::put_provider(&mut tx, provider))
+    }
+
+    async fn providers(&self) -> Result<Vec<Provider>> {
+        read!(self, connection => datasets::providers(connection))
+    }
+
+    async fn remove_provider(&self, name: &ProviderName) -> Result<bool> {
+        write!(self, tx => datasets::remove_provider(&mut tx, name))
+    }
+
+    async fn create_revision(&self, revision: &NewRevision) -> Result<Revision> {
+        write!(self, tx => revisions::create(&mut tx, revision))
+    }
+
+    async fn revisions(&self, dataset: DatasetId) -> Result<Vec<Revision>> {
+        // Two statements: a transaction makes them one moment.
+        let read = async {
+            let mut reader = self.reads.connection().await?;
+            let mut moment = sqlx::Connection::begin(&mut *reader).await?;
+            revisions::of_dataset(&mut moment, dataset).await
+        };
+        read.await.map_err(|fault: Fault| fault.of(&self.name))
+    }
+
+    async fn activate_revision(&self, revision: RevisionId) -> Result<CommitSeq> {
+        let sequence = write!(self, tx => revisions::activate(&mut tx, revision))?;
+        self.hints.tell(sequence);
+        Ok(sequence)
+    }
+
+    async fn retire_revision(&self, revision: RevisionId) -> Result<()> {
+        let sequence = write!(self, tx => revisions::retire(&mut tx, revision))?;
+        self.hints.tell(sequence);
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot> {
+        read!(self, connection => revisions::snapshot(connection))
+    }
+
+    async fn sequence(&self) -> Result<CommitSeq> {
+        read!(self, connection => revisions::sequence(connection))
+    }
+
+    async fn segments(&self, scan: &Scan) -> Result<Vec<Segment>> {
+        read!(self, connection => segments::list(connection, scan))
+    }
+
+    async fn spans(&self, scan: &Scan) -> Result<Vec<Span>> {
+        read!(self, connection => segments::spans(connection, scan))
+    }
+
+    async fn totals(&self, scan: &Scan) -> Result<LocationTotals> {
+        read!(self, connection => segments::totals(connection, scan))
+    }
+
+    async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>> {
+        read!(self, connection => segments::footers(connection, segments))
+    }
+
+    async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>> {
+        read!(self, connection => segments::file(connection, id))
+    }
+
+    fn commits(&self) -> Receiver<CommitSeq> {
+        self.hints.subscribe(|told| watch::watch(self.reads.clone(), told))
+    }
+
+    async fn claim(&self, revision: RevisionId, wanted: &[BlockRange], holder: &str) -> Result<Claim> {
+        write!(self, tx => leases::claim(&mut tx, revision, wanted, holder))
+    }
+
+    async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<LeaseId>> {
+        write!(self, tx => leases::renew(&mut tx, leases))
+    }
+
+    async fn widen(&self, lease: LeaseId, range: BlockRange) -> Result<Result<Lease, Vec<HeldLease>>> {
+        write!(self, tx => leases::widen(&mut tx, lease, range))
+    }
+
+    async fn release(&self, leases: &[LeaseId]) -> Result<()> {
+        write!(self, tx => leases::release(&mut tx, leases))
+    }
+
+    async fn leases(&self, revision: RevisionId) -> Result<Vec<HeldLease>> {
+        read!(self, connection => leases::live(connection, revision))
+    }
+
+    async fn record_object(&self, lease: LeaseId, location: LocationId, name: &str) -> Result<()> {
+        write!(self, tx => leases::record_object(&mut tx, lease, location, name))
+    }
+
+    async fn recorded_objects(&self) -> Result<Vec<RecordedObject>> {
+        read!(self, connection => leases::recorded_objects(connection))
+    }
+
+    async fn forget_object(&self, location: LocationId, name: &str) -> Result<()> {
+        write!(self, tx => leases::forget_object(&mut tx, location, name))
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<CommitSeq, CommitError> {
+        let write = async {
+            let mut tx = self.begin().await?;
+            let sequence = commit::commit(&mut tx, commit).await?;
+            tx.commit().await?;
+            Ok(sequence)
+        };
+        let sequence = write.await.map_err(|fault: crate::fault::CommitFault| fault.of(&self.name))?;
+        self.hints.tell(sequence);
+        Ok(sequence)
+    }
+
+    async fn set_finality(&self, network: &Network, finality: &Finality) -> Result<()> {
+        write!(self, tx => datasets::set_finality(&mut tx, network, finality))
+    }
+
+    async fn finality(&self, network: &Network) -> Result<Option<Finality>> {
+        read!(self, connection => datasets::finality(connection, network))
+    }
+}

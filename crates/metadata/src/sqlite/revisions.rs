@@ -1,0 +1,133 @@
+//! Revisions, their tables, and the moment that a query sees.
+
+use nozzle_core::RevisionId;
+use sqlx::SqliteConnection;
+
+use super::{datasets, now};
+use crate::{
+    fault::{Fault, refused},
+    model::*,
+    rows::{
+        LocationRow, RevisionRow, SnapshotRow, read_all, read_revisions, read_snapshot, read_state,
+        state_text,
+    },
+    sql, validate,
+};
+
+pub(super) async fn create(tx: &mut SqliteConnection, new: &NewRevision) -> Result<Revision, Fault> {
+    datasets::lock(tx, new.dataset).await?;
+    validate::check_new_revision(new, &of_dataset(tx, new.dataset).await?)?;
+    if lock(tx, new.id).await?.is_some() {
+        return refused(format!("there is a revision {} already", new.id));
+    }
+    sqlx::query(sql::INSERT_REVISION)
+        .bind(new.id.0)
+        .bind(new.dataset.0)
+        .bind(state_text(new.state))
+        .execute(&mut *tx)
+        .await?;
+    for (ordinal, location) in (0_i64..).zip(&new.tables) {
+        sqlx::query(sql::INSERT_LOCATION)
+            .bind(new.id.0)
+            .bind(ordinal)
+            .bind(location.table.as_str())
+            .bind(&location.url)
+            .bind(&location.schema)
+            .execute(&mut *tx)
+            .await?;
+    }
+    let made = of_dataset(tx, new.dataset).await?.into_iter().find(|revision| revision.id == new.id);
+    made.ok_or_else(|| Fault::Corrupt(format!("the revision {} vanished as it was made", new.id)))
+}
+
+/// The state of a revision, which nobody else changes until the transaction has ended.
+pub(super) async fn lock(tx: &mut SqliteConnection, id: RevisionId) -> Result<Option<RevisionState>, Fault> {
+    let state: Option<String> =
+        sqlx::query_scalar("SELECT state FROM revisions WHERE id = $1").bind(id.0).fetch_optional(tx).await?;
+    state.map(|text| read_state(&text)).transpose()
+}
+
+pub(super) async fn of_dataset(
+    connection: &mut SqliteConnection,
+    dataset: DatasetId,
+) -> Result<Vec<Revision>, Fault> {
+    let revisions: Vec<RevisionRow> =
+        sqlx::query_as(sql::REVISIONS).bind(dataset.0).fetch_all(&mut *connection).await?;
+    let locations: Vec<LocationRow> =
+        sqlx::query_as(sql::LOCATIONS_OF_DATASET).bind(dataset.0).fetch_all(connection).await?;
+    read_revisions(revisions, locations)
+}
+
+pub(super) async fn locations(
+    connection: &mut SqliteConnection,
+    id: RevisionId,
+) -> Result<Vec<Location>, Fault> {
+    let rows: Vec<LocationRow> = sqlx::query_as(sql::LOCATIONS).bind(id.0).fetch_all(connection).await?;
+    read_all(rows, LocationRow::read)
+}
+
+pub(super) async fn activate(tx: &mut SqliteConnection, id: RevisionId) -> Result<CommitSeq, Fault> {
+    let Some(dataset) = dataset_of(tx, id).await? else {
+        return refused(format!("there is no revision {id}"));
+    };
+    datasets::lock(tx, dataset).await?;
+    let there = of_dataset(tx, dataset).await?;
+    let active = there.iter().find(|revision| revision.state == RevisionState::Active).map(|old| old.id);
+    validate::check_activation(id, lock(tx, id).await?)?;
+    let sequence = match active {
+        Some(old) => {
+            lock(tx, old).await?;
+            retire_all(tx, &[old]).await?
+        }
+        None => next_sequence(tx).await?,
+    };
+    sqlx::query("UPDATE revisions SET state = 'active', activated_seq = $2 WHERE id = $1")
+        .bind(id.0)
+        .bind(sequence.0)
+        .execute(tx)
+        .await?;
+    Ok(sequence)
+}
+
+async fn dataset_of(tx: &mut SqliteConnection, id: RevisionId) -> Result<Option<DatasetId>, Fault> {
+    let dataset = sqlx::query_scalar("SELECT dataset_id FROM revisions WHERE id = $1").bind(id.0);
+    Ok(dataset.fetch_optional(tx).await?.map(DatasetId))
+}
+
+pub(super) async fn retire(tx: &mut SqliteConnection, id: RevisionId) -> Result<CommitSeq, Fault> {
+    validate::check_writable(id, lock(tx, id).await?)?;
+    retire_all(tx, &[id]).await
+}
+
+/// Retires revisions that are locked, and ends the leases on them: nobody writes them any more.
+/// The sequence number is taken once nothing else is waited for.
+pub(super) async fn retire_all(tx: &mut SqliteConnection, ids: &[RevisionId]) -> Result<CommitSeq, Fault> {
+    let retire = concat!(
+        "UPDATE revisions SET state = 'retired', retired_seq = $2, retired_at = ",
+        now!(),
+        " WHERE id = $1"
+    );
+    let end =
+        concat!("UPDATE leases SET ended_at = ", now!(), " WHERE revision_id = $1 AND ended_at IS NULL");
+    let sequence = next_sequence(tx).await?;
+    for id in ids {
+        sqlx::query(retire).bind(id.0).bind(sequence.0).execute(&mut *tx).await?;
+        sqlx::query(end).bind(id.0).execute(&mut *tx).await?;
+    }
+    Ok(sequence)
+}
+
+pub(super) async fn sequence(connection: &mut SqliteConnection) -> Result<CommitSeq, Fault> {
+    Ok(CommitSeq(sqlx::query_scalar(sql::SEQUENCE).fetch_one(connection).await?))
+}
+
+/// Takes the next sequence number; the transaction that does so is alone until it has ended.
+pub(super) async fn next_sequence(tx: &mut SqliteConnection) -> Result<CommitSeq, Fault> {
+    let next = sqlx::query_scalar("UPDATE commit_counter SET sequence = sequence + 1 RETURNING sequence");
+    Ok(CommitSeq(next.fetch_one(tx).await?))
+}
+
+pub(super) async fn snapshot(connection: &mut SqliteConnection) -> Result<Snapshot, Fault> {
+    let rows: Vec<SnapshotRow> = sqlx::query_as(sql::SNAPSHOT).fetch_all(connection).await?;
+    read_snapshot(rows)
+}

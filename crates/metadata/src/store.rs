@@ -1,0 +1,140 @@
+//! The contract of the metadata store.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
+use tokio::sync::watch;
+
+use crate::{
+    error::{CommitError, Result},
+    model::*,
+};
+
+/// All that is remembered. Each method is one transaction; where it changes something, either all
+/// of it has happened when it returns `Ok`, or nothing.
+///
+/// Ranges, hashes and names that come out were checked when they went in; a row that does not
+/// pass is [`crate::MetadataError::Corrupt`].
+#[async_trait]
+pub trait MetadataStore: Send + Sync + std::fmt::Debug {
+    /// The database in words for a person, without secrets.
+    fn describe(&self) -> String;
+
+    /// Whether the database serves one machine only (SQLite).
+    fn is_single_machine(&self) -> bool;
+
+    // --- datasets -------------------------------------------------------------------------------
+
+    /// Registers a dataset. The same manifest again is no error; another manifest under the same
+    /// name and version is refused.
+    async fn register_dataset(&self, dataset: &NewDataset) -> Result<Registered>;
+
+    /// The dataset of that name: the given version, or the greatest.
+    async fn dataset(&self, reference: &DatasetRef) -> Result<Option<Dataset>>;
+
+    /// All datasets, by name and version.
+    async fn datasets(&self) -> Result<Vec<Dataset>>;
+
+    /// Removes a dataset and retires its revisions. The name and version may be registered again
+    /// afterwards, as a new dataset. Refused while somebody holds a live lease on one of them.
+    async fn remove_dataset(&self, dataset: DatasetId) -> Result<()>;
+
+    // --- providers ------------------------------------------------------------------------------
+
+    /// Adds a provider or replaces the one of that name.
+    async fn put_provider(&self, provider: &Provider) -> Result<()>;
+
+    /// All providers, by name.
+    async fn providers(&self) -> Result<Vec<Provider>>;
+
+    /// Removes a provider; `false` where there is none of that name.
+    async fn remove_provider(&self, name: &ProviderName) -> Result<bool>;
+
+    // --- revisions ------------------------------------------------------------------------------
+
+    /// Makes a revision. A dataset has at most one building and one active revision: a second one
+    /// is refused.
+    async fn create_revision(&self, revision: &NewRevision) -> Result<Revision>;
+
+    /// The revisions of a dataset, oldest first.
+    async fn revisions(&self, dataset: DatasetId) -> Result<Vec<Revision>>;
+
+    /// Makes a building revision the active one, for all its tables at once, and retires the one
+    /// that was active. Takes a sequence number: a snapshot before it sees the old one.
+    async fn activate_revision(&self, revision: RevisionId) -> Result<CommitSeq>;
+
+    /// Retires a building or active revision.
+    async fn retire_revision(&self, revision: RevisionId) -> Result<()>;
+
+    // --- reading --------------------------------------------------------------------------------
+
+    /// The present moment.
+    async fn snapshot(&self) -> Result<Snapshot>;
+
+    /// The newest commit's sequence number.
+    async fn sequence(&self) -> Result<CommitSeq>;
+
+    /// The segments that a scan sees, by ascending block. Costs by what is listed, not by what the
+    /// location holds.
+    async fn segments(&self, scan: &Scan) -> Result<Vec<Segment>>;
+
+    /// The spans of those segments, without their files.
+    async fn spans(&self, scan: &Scan) -> Result<Vec<Span>>;
+
+    /// Totals over what a scan sees.
+    async fn totals(&self, scan: &Scan) -> Result<LocationTotals>;
+
+    /// The Parquet footers of the given segments, in any order; those without a file are left out.
+    async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>>;
+
+    /// One file by its id, live or not yet collected.
+    async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>>;
+
+    /// A channel that changes soon after each commit, also by other processes. Only a hint: it may
+    /// miss commits, and the query is the truth.
+    fn commits(&self) -> watch::Receiver<CommitSeq>;
+
+    // --- writing --------------------------------------------------------------------------------
+
+    /// Claims what nobody holds of `wanted`. A lease that has been silent for [`LEASE_TIMEOUT`] and
+    /// overlaps is ended first. `holder` says who asks, in words for a person.
+    async fn claim(&self, revision: RevisionId, wanted: &[BlockRange], holder: &str) -> Result<Claim>;
+
+    /// Renews leases and says which of them still live. One that nobody has taken meanwhile is
+    /// alive again, however long it was silent.
+    async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<LeaseId>>;
+
+    /// Changes the range of a lease, to grow downwards at a fork. `Err(held)` names the live leases
+    /// in the way; the lease is then as it was.
+    async fn widen(&self, lease: LeaseId, range: BlockRange) -> Result<Result<Lease, Vec<HeldLease>>>;
+
+    /// Ends leases. Ending one that has ended is no error.
+    async fn release(&self, leases: &[LeaseId]) -> Result<()>;
+
+    /// The live leases on a revision.
+    async fn leases(&self, revision: RevisionId) -> Result<Vec<HeldLease>>;
+
+    /// Records the name of an object that is about to be uploaded, so that the collector can find
+    /// it if no commit follows.
+    async fn record_object(&self, lease: LeaseId, location: LocationId, name: &str) -> Result<()>;
+
+    /// The recorded objects that no commit has taken up.
+    async fn recorded_objects(&self) -> Result<Vec<RecordedObject>>;
+
+    /// Forgets a recorded object once it is gone from the store.
+    async fn forget_object(&self, location: LocationId, name: &str) -> Result<()>;
+
+    /// Makes written segments visible, in one transaction: checks that the lease lives, that every
+    /// added span and every replaced segment lies within it; that all tables are cut at the same blocks; that new segments overlap no live
+    /// one and link to their live neighbours; that what is replaced is live. Then adds, marks as
+    /// replaced, takes the next sequence number and notifies.
+    async fn commit(&self, commit: &Commit) -> Result<CommitSeq, CommitError>;
+
+    // --- finality -------------------------------------------------------------------------------
+
+    /// Writes down a network's head and newest final block.
+    async fn set_finality(&self, network: &Network, finality: &Finality) -> Result<()>;
+
+    /// What was last written down.
+    async fn finality(&self, network: &Network) -> Result<Option<Finality>>;
+}
