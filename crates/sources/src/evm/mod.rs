@@ -1,0 +1,26 @@
+//! What all sources of EVM blocks share: the tables, and the way from a node's answer to rows.
+//!
+//! ```text
+//!  response bytes ──► json (borrowed text) ──► verify ──► columns (hex to buffers) ──► BlockRows
+//! ```
+
+mod blocks;
+mod columns;
+mod header;
+mod hex;
+mod json;
+mod lists;
+mod logs;
+pub mod rows;
+pub mod tables;
+mod transactions;
+mod verify;
+mod withdrawals;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use json::Answer;
+pub use rows::{Decoded, Decoder, RawBlock};
+pub(crate) use rows::{Problem, check_link, hash_of_answer, id_of_answer, number_of_answer};
+pub use tables::tables;

@@ -1,0 +1,179 @@
+//! The questions that are asked of a node.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use nozzle_core::{BlockHash, BlockId, BlockNum};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    client::{CallError, Client, Reply},
+    stream::ByteBudget,
+};
+use crate::{
+    error::SourceError,
+    evm::{self, RawBlock},
+    source::Head,
+};
+
+const GET_BLOCK: &str = "eth_getBlockByNumber";
+const GET_RECEIPTS: &str = "eth_getBlockReceipts";
+const INVALID_PARAMS: i64 = -32602;
+const LIMIT_EXCEEDED: i64 = -32005;
+
+/// A node and the limits that hold for all that is asked of it.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    client: Client,
+    requests: Arc<Semaphore>,
+    /// The most requests at a time.
+    pub request_limit: usize,
+    /// What all streams together hold in memory.
+    pub budget: ByteBudget,
+    needs_receipts: bool,
+    /// Whether the node has shown that it takes only numbers.
+    receipts_by_number: AtomicBool,
+}
+
+impl Fetch {
+    /// Asks with at most `request_limit` requests at a time.
+    pub fn new(client: Client, request_limit: usize, needs_receipts: bool) -> Self {
+        let request_limit = request_limit.min(Semaphore::MAX_PERMITS);
+        Self {
+            client,
+            requests: Arc::new(Semaphore::new(request_limit)),
+            request_limit,
+            budget: ByteBudget::default(),
+            needs_receipts,
+            receipts_by_number: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits until one more request may be under way. Requests get their turn in this order.
+    pub async fn turn(&self) -> OwnedSemaphorePermit {
+        self.requests.clone().acquire_owned().await.expect("this semaphore is never closed")
+    }
+
+    /// The provider's name.
+    pub fn provider(&self) -> &str {
+        self.client.provider()
+    }
+
+    /// The error of a task that did not end as it should.
+    pub fn lost(&self, why: &dyn std::fmt::Display) -> SourceError {
+        self.client.unavailable(format!("reading was broken off: {why}"))
+    }
+
+    /// A block and, where they are needed, its receipts; the caller has waited for its turn.
+    pub async fn raw_block(&self, number: BlockNum) -> Result<RawBlock, SourceError> {
+        let reply = self.call(GET_BLOCK, &format!(r#"["{number:#x}",true]"#)).await?;
+        if reply.is_null {
+            return Err(self.missing(number, "the block"));
+        }
+        let block = reply.body;
+        let receipts = if self.needs_receipts { Some(self.receipts(number, &block).await?) } else { None };
+        Ok(RawBlock { number, block, receipts })
+    }
+
+    /// The receipts, by the hash that the block has in this answer: by its number they could be
+    /// those of another fork.
+    async fn receipts(&self, number: BlockNum, block: &[u8]) -> Result<Bytes, SourceError> {
+        let by_number = self.receipts_by_number.load(Ordering::Relaxed);
+        if !by_number {
+            let hash = self.hash_of(number, block)?;
+            match self.client.call(GET_RECEIPTS, &format!(r#"["{hash}"]"#)).await {
+                Err(CallError::Rpc { code: INVALID_PARAMS, .. }) => {}
+                answer => return self.present(number, answer),
+            }
+        }
+        let answer = self.client.call(GET_RECEIPTS, &format!(r#"["{number:#x}"]"#)).await;
+        let receipts = self.present(number, answer)?;
+        if !self.receipts_by_number.swap(true, Ordering::Relaxed) {
+            let provider = self.client.provider();
+            tracing::info!(provider, "the node gives receipts by number only, not by hash");
+        }
+        Ok(receipts)
+    }
+
+    fn present(&self, number: BlockNum, answer: Result<Reply, CallError>) -> Result<Bytes, SourceError> {
+        let reply = answer.map_err(|error| self.source_error(GET_RECEIPTS, error))?;
+        if reply.is_null { Err(self.missing(number, "the receipts")) } else { Ok(reply.body) }
+    }
+
+    fn hash_of(&self, number: BlockNum, block: &[u8]) -> Result<BlockHash, SourceError> {
+        evm::hash_of_answer(block).map_err(|problem| problem.of_block(self.client.provider(), number))
+    }
+
+    /// The chain's id.
+    pub async fn chain_id(&self) -> Result<u64, SourceError> {
+        let _turn = self.turn().await;
+        let reply = self.call("eth_chainId", "[]").await?;
+        evm::number_of_answer(&reply.body)
+            .map_err(|why| self.client.unavailable(format!("its answer to `eth_chainId` {why}")))
+    }
+
+    /// The newest block and the newest final one.
+    pub async fn head(&self) -> Result<Head, SourceError> {
+        let (latest, finalized) = futures::try_join!(self.latest(), self.finalized())?;
+        Ok(Head { latest, finalized })
+    }
+
+    async fn latest(&self) -> Result<BlockId, SourceError> {
+        let _turn = self.turn().await;
+        let reply = self.call(GET_BLOCK, r#"["latest",false]"#).await?;
+        let none = || self.client.unavailable("it has no latest block".into());
+        self.tagged("latest", &reply)?.ok_or_else(none)
+    }
+
+    /// Nodes and chains without finality answer with null or with an error.
+    async fn finalized(&self) -> Result<Option<BlockId>, SourceError> {
+        let _turn = self.turn().await;
+        match self.client.call(GET_BLOCK, r#"["finalized",false]"#).await {
+            Ok(reply) => self.tagged("finalized", &reply),
+            Err(CallError::Rpc { code, .. }) if code != LIMIT_EXCEEDED => Ok(None),
+            Err(error) => Err(self.source_error(GET_BLOCK, error)),
+        }
+    }
+
+    fn tagged(&self, tag: &str, reply: &Reply) -> Result<Option<BlockId>, SourceError> {
+        if reply.is_null {
+            return Ok(None);
+        }
+        let bad = |why| self.client.unavailable(format!("its {tag} block cannot be read: {why}"));
+        evm::id_of_answer(&reply.body).map(Some).map_err(|problem| bad(problem.to_string()))
+    }
+
+    /// The block that the node has at `number`.
+    pub async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
+        let _turn = self.turn().await;
+        let reply = self.call(GET_BLOCK, &format!(r#"["{number:#x}",false]"#)).await?;
+        if reply.is_null {
+            return Ok(None);
+        }
+        let malformed = |problem: evm::Problem| problem.of_block(self.client.provider(), number);
+        let id = evm::id_of_answer(&reply.body).map_err(malformed)?;
+        if id.number == number {
+            Ok(Some(id))
+        } else {
+            Err(malformed(evm::Problem::Malformed(format!("it is the block {}", id.number))))
+        }
+    }
+
+    async fn call(&self, method: &str, params: &str) -> Result<Reply, SourceError> {
+        self.client.call(method, params).await.map_err(|error| self.source_error(method, error))
+    }
+
+    fn source_error(&self, method: &str, error: CallError) -> SourceError {
+        match error {
+            CallError::Rpc { code, message } => self.client.rpc_error(method, code, &message),
+            CallError::Source(error) => error,
+        }
+    }
+
+    fn missing(&self, block: BlockNum, what: &'static str) -> SourceError {
+        SourceError::Missing { provider: self.client.provider().to_owned(), block, what }
+    }
+}

@@ -1,0 +1,117 @@
+//! An EVM chain over the JSON-RPC of an execution client.
+//!
+//! ```text
+//!  numbers ─► fetch (a task a block: block, then its receipts by hash) ─► ready blocks, in order
+//!                                                                              │
+//!  BlockRows ◄─ links checked ◄─ decode (groups, on threads of their own) ◄────┘
+//! ```
+
+mod client;
+mod fetch;
+mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef, manifest::Verify};
+use url::Url;
+
+use crate::{
+    error::SourceError,
+    evm::Decoder,
+    source::{BlockRows, BlockSource, Head},
+};
+use client::Client;
+use fetch::Fetch;
+
+#[cfg(test)]
+mod tests;
+
+/// How to reach a node.
+#[derive(Clone)]
+pub struct EvmRpcConfig {
+    /// The provider's name, for messages.
+    pub provider: String,
+    /// The address, http or https; what it holds beyond the host is taken for a secret.
+    pub url: Url,
+    /// The most requests at a time, over all streams; at least one.
+    pub concurrent_request_limit: usize,
+    /// How long one request may take.
+    pub timeout: Duration,
+    /// A secret that is sent with every request.
+    pub auth_token: Option<String>,
+    /// The header that carries the token as it is; absent: `Authorization: Bearer <token>`.
+    pub auth_header: Option<String>,
+}
+
+impl EvmRpcConfig {
+    /// The defaults: 64 requests at a time, 30 seconds each, no token.
+    pub fn new(provider: &str, url: Url) -> Self {
+        Self {
+            provider: provider.to_owned(),
+            url,
+            concurrent_request_limit: 64,
+            timeout: Duration::from_secs(30),
+            auth_token: None,
+            auth_header: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for EvmRpcConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EvmRpcConfig")
+            .field("provider", &self.provider)
+            .field("host", &self.url.host_str())
+            .field("concurrent_request_limit", &self.concurrent_request_limit)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node's JSON-RPC as a source of blocks.
+#[derive(Debug)]
+pub struct EvmRpc {
+    fetch: Arc<Fetch>,
+    decoder: Arc<Decoder>,
+}
+
+impl EvmRpc {
+    /// A source for the given tables: those of [`crate::evm::tables()`], or fewer, with all or
+    /// fewer of their columns. Nothing is sent yet. What can be refused without asking the node
+    /// is: a scheme, a token that cannot be sent, a level of checks that is not there.
+    ///
+    /// The process must have installed a default rustls provider.
+    pub fn connect(config: EvmRpcConfig, tables: Vec<TableDef>, verify: Verify) -> Result<Self, SourceError> {
+        let decoder = Decoder::new(&config.provider, tables, verify)?;
+        let limit = config.concurrent_request_limit.max(1);
+        let client = Client::new(config)?;
+        let fetch = Fetch::new(client, limit, decoder.needs_receipts());
+        Ok(Self { fetch: Arc::new(fetch), decoder: Arc::new(decoder) })
+    }
+
+    /// The chain's id, as the node says.
+    pub async fn chain_id(&self) -> Result<u64, SourceError> {
+        self.fetch.chain_id().await
+    }
+}
+
+#[async_trait]
+impl BlockSource for EvmRpc {
+    fn tables(&self) -> &[TableDef] {
+        self.decoder.tables()
+    }
+
+    async fn head(&self) -> Result<Head, SourceError> {
+        self.fetch.head().await
+    }
+
+    async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
+        self.fetch.block_id(number).await
+    }
+
+    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        stream::blocks(self.fetch.clone(), self.decoder.clone(), range)
+    }
+}

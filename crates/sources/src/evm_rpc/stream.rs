@@ -1,0 +1,339 @@
+//! The stream of a range: many blocks under way, rows in order, memory bounded.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use futures::stream::{self, BoxStream, StreamExt};
+use nozzle_core::{BlockNum, BlockRange, block::BlockLink};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::{JoinError, JoinHandle, JoinSet},
+};
+
+use super::fetch::Fetch;
+use crate::{
+    error::SourceError,
+    evm::{self, Decoded, Decoder, RawBlock},
+    source::BlockRows,
+};
+
+/// How many bytes of answers all streams of a source may hold.
+const BUDGET_BYTES: u64 = 64 << 20;
+/// What a block is taken for while none has been seen.
+const FIRST_ESTIMATE_BYTES: u64 = 1 << 20;
+/// The most blocks that are decoded in one go.
+const GROUP_BLOCKS: usize = 64;
+/// With so many bytes a group is full.
+const GROUP_BYTES: u64 = 4 << 20;
+/// For each request that may be under way, how many blocks may wait behind a slow one.
+const LOOKAHEAD_PER_REQUEST: usize = 4;
+
+/// The rows of `range`; nothing is asked for before the stream is polled, and dropping it ends
+/// all that is under way.
+pub(crate) fn blocks(
+    fetch: Arc<Fetch>,
+    decoder: Arc<Decoder>,
+    range: BlockRange,
+) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    let running = async move { Running::start(fetch, decoder, range) };
+    let items = |running| {
+        stream::unfold(running, |mut run: Running| async { run.next().await.map(|item| (item, run)) })
+    };
+    stream::once(running).flat_map(items).boxed()
+}
+
+/// A task that ends when it is no longer wanted.
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Task<T> {
+    async fn join(mut self) -> Result<T, JoinError> {
+        (&mut self.0).await
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A block that has arrived, and the memory it was allowed to take.
+struct Fetched {
+    raw: RawBlock,
+    hold: Hold,
+}
+
+type FetchTask = Task<Result<Fetched, SourceError>>;
+type DecodeTask = Task<Decoded>;
+
+/// A stream under way.
+struct Running {
+    fetch: Arc<Fetch>,
+    decoded: mpsc::Receiver<Result<DecodeTask, SourceError>>,
+    previous: Option<BlockLink>,
+    /// The error behind the rows given last.
+    error: Option<SourceError>,
+    /// The numbers still to come; `None` once the stream is over.
+    left: Option<BlockRange>,
+    /// Dropped with the stream, and with them all that they have started.
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    fn start(fetch: Arc<Fetch>, decoder: Arc<Decoder>, range: BlockRange) -> Self {
+        let lookahead = fetch.request_limit.saturating_mul(LOOKAHEAD_PER_REQUEST).clamp(1, 4096);
+        let (fetched_in, fetched) = mpsc::channel(lookahead);
+        let (decoded_in, decoded) = mpsc::channel(parallel_decodes());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(start_fetches(fetch.clone(), range, fetched_in));
+        tasks.spawn(start_decodes(fetch.clone(), decoder, fetched, decoded_in));
+        Self { fetch, decoded, previous: None, error: None, left: Some(range), tasks }
+    }
+
+    async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
+        let left = self.left?;
+        let item = self.receive().await.and_then(|rows| self.accept(rows));
+        self.left = item.as_ref().ok().and_then(|rows| BlockRange::new(rows.range.end() + 1, left.end()));
+        if item.is_err() {
+            self.stop();
+        }
+        Some(item)
+    }
+
+    async fn receive(&mut self) -> Result<BlockRows, SourceError> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        let task = self.decoded.recv().await.ok_or_else(|| self.fetch.lost(&"a task ended too early"))??;
+        let decoded = task.join().await.map_err(|error| self.fetch.lost(&error))?;
+        self.error = decoded.error;
+        match decoded.rows {
+            Some(rows) => Ok(rows),
+            None => Err(self.error.take().unwrap_or_else(|| self.fetch.lost(&"there was nothing to decode"))),
+        }
+    }
+
+    /// Groups are decoded side by side, so only here is the link between them checked.
+    fn accept(&mut self, rows: BlockRows) -> Result<BlockRows, SourceError> {
+        if let (Some(previous), Some(first)) = (&self.previous, rows.blocks.first()) {
+            evm::check_link(Some(previous), first)
+                .map_err(|problem| problem.of_block(self.fetch.provider(), first.number))?;
+        }
+        self.previous = rows.blocks.last().copied();
+        Ok(rows)
+    }
+
+    fn stop(&mut self) {
+        self.tasks.abort_all();
+        self.decoded.close();
+    }
+}
+
+/// How many groups are decoded at a time.
+fn parallel_decodes() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
+
+/// Starts to fetch one block after the other, as fast as the limits allow.
+async fn start_fetches(fetch: Arc<Fetch>, range: BlockRange, fetched: mpsc::Sender<FetchTask>) {
+    let own = Arc::new(Semaphore::new(1));
+    for number in range.start()..=range.end() {
+        let Ok(place) = fetched.reserve().await else { return };
+        let hold = fetch.budget.hold(&own).await;
+        let turn = fetch.turn().await;
+        place.send(Task(tokio::spawn(fetch_one(fetch.clone(), number, hold, turn))));
+    }
+}
+
+async fn fetch_one(
+    fetch: Arc<Fetch>,
+    number: BlockNum,
+    mut hold: Hold,
+    turn: OwnedSemaphorePermit,
+) -> Result<Fetched, SourceError> {
+    let raw = fetch.raw_block(number).await?;
+    drop(turn);
+    fetch.budget.settle(&mut hold, raw.size_bytes());
+    Ok(Fetched { raw, hold })
+}
+
+/// Takes blocks as they become ready, in order, and decodes them in groups.
+async fn start_decodes(
+    fetch: Arc<Fetch>,
+    decoder: Arc<Decoder>,
+    fetched: mpsc::Receiver<FetchTask>,
+    decoded: mpsc::Sender<Result<DecodeTask, SourceError>>,
+) {
+    let mut groups = Groups { fetched, next: None };
+    // While all decoders are busy, the next group grows.
+    while let Ok(place) = decoded.reserve().await {
+        let Some((group, error)) = groups.take(&fetch).await else { return };
+        if !group.is_empty() {
+            let decoder = decoder.clone();
+            let task = Task(tokio::task::spawn_blocking(move || decode(&decoder, group)));
+            place.send(Ok(task));
+        } else if let Some(error) = error {
+            place.send(Err(error));
+            return;
+        }
+        if let Some(error) = error {
+            // The receiver is gone only if the stream is.
+            decoded.send(Err(error)).await.ok();
+            return;
+        }
+    }
+}
+
+fn decode(decoder: &Decoder, group: Vec<Fetched>) -> Decoded {
+    let (blocks, holds): (Vec<RawBlock>, Vec<Hold>) =
+        group.into_iter().map(|fetched| (fetched.raw, fetched.hold)).unzip();
+    let decoded = decoder.decode(&blocks);
+    drop(blocks);
+    drop(holds);
+    decoded
+}
+
+/// Cuts the blocks that are ready into groups.
+struct Groups {
+    fetched: mpsc::Receiver<FetchTask>,
+    /// A block that was not ready when the last group was taken.
+    next: Option<FetchTask>,
+}
+
+impl Groups {
+    /// Waits for the next block and takes those behind it that are ready too; the error is that of
+    /// the block behind the group.
+    async fn take(&mut self, fetch: &Fetch) -> Option<(Vec<Fetched>, Option<SourceError>)> {
+        let mut task = match self.next.take() {
+            Some(task) => task,
+            None => self.fetched.recv().await?,
+        };
+        let mut group = Vec::new();
+        let mut size_bytes = 0;
+        loop {
+            match task.join().await.unwrap_or_else(|error| Err(fetch.lost(&error))) {
+                Ok(fetched) => {
+                    size_bytes += fetched.raw.size_bytes();
+                    group.push(fetched);
+                }
+                Err(error) => return Some((group, Some(error))),
+            }
+            if group.len() == GROUP_BLOCKS || size_bytes >= GROUP_BYTES {
+                return Some((group, None));
+            }
+            match self.fetched.try_recv() {
+                Ok(ready) if ready.is_finished() => task = ready,
+                not_ready => {
+                    self.next = not_ready.ok();
+                    return Some((group, None));
+                }
+            }
+        }
+    }
+}
+
+/// Bounds the bytes that are under way, in units of 1 KiB.
+///
+/// The size of a block is not known before it has come, so an estimate is held for it first: the
+/// largest seen lately.
+#[derive(Debug)]
+pub(crate) struct ByteBudget {
+    units: Arc<Semaphore>,
+    estimate_bytes: AtomicU64,
+}
+
+/// What a block holds of the budget.
+struct Hold {
+    _own: Option<OwnedSemaphorePermit>,
+    shared: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for ByteBudget {
+    fn default() -> Self {
+        Self {
+            units: Arc::new(Semaphore::new((BUDGET_BYTES >> 10) as usize)),
+            estimate_bytes: AtomicU64::new(FIRST_ESTIMATE_BYTES),
+        }
+    }
+}
+
+fn units(bytes: u64) -> u32 {
+    bytes.min(BUDGET_BYTES).div_ceil(1 << 10).max(1) as u32
+}
+
+impl ByteBudget {
+    /// Waits for room for one more block. `own` is the stream's own place for one block, so that
+    /// streams which nobody reads cannot stop it.
+    async fn hold(&self, own: &Arc<Semaphore>) -> Hold {
+        let units = units(self.estimate_bytes.load(Ordering::Relaxed));
+        let never_closed = "these semaphores are never closed";
+        tokio::select! {
+            biased;
+            own = own.clone().acquire_owned() => Hold { _own: Some(own.expect(never_closed)), shared: None },
+            shared = self.units.clone().acquire_many_owned(units) => {
+                Hold { _own: None, shared: Some(shared.expect(never_closed)) }
+            }
+        }
+    }
+
+    /// Corrects a hold, now that the block's size is known.
+    fn settle(&self, hold: &mut Hold, size_bytes: u64) {
+        let learn = |estimate: u64| Some(size_bytes.max(estimate - estimate.saturating_sub(size_bytes) / 16));
+        // The closure always gives a value.
+        self.estimate_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learn).ok();
+        let Some(shared) = &mut hold.shared else { return };
+        let (held, needed) = (shared.num_permits(), units(size_bytes) as usize);
+        if held > needed {
+            drop(shared.split(held - needed));
+        } else if let Ok(more) = self.units.clone().try_acquire_many_owned((needed - held) as u32) {
+            // Where there is no room left, the block is here all the same.
+            shared.merge(more);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hold_is_an_estimate_until_the_size_is_known() {
+        let budget = ByteBudget::default();
+        let all = budget.units.available_permits();
+        let own = Arc::new(Semaphore::new(0));
+        let mut hold = budget.hold(&own).await;
+        assert_eq!(all - budget.units.available_permits(), 1024);
+        budget.settle(&mut hold, 3 << 20);
+        assert_eq!(all - budget.units.available_permits(), 3072);
+        assert_eq!(budget.estimate_bytes.load(Ordering::Relaxed), 3 << 20);
+        budget.settle(&mut hold, 100);
+        assert_eq!(all - budget.units.available_permits(), 1);
+        assert!(budget.estimate_bytes.load(Ordering::Relaxed) < 3 << 20);
+        drop(hold);
+        assert_eq!(budget.units.available_permits(), all);
+    }
+
+    #[tokio::test]
+    async fn a_full_budget_leaves_each_stream_one_block() {
+        let budget = ByteBudget::default();
+        let none = Arc::new(Semaphore::new(0));
+        let mut held = Vec::new();
+        while let Some(hold) = budget.hold(&none).now_or_never() {
+            held.push(hold);
+        }
+        assert_eq!(held.len(), 64);
+        let own = Arc::new(Semaphore::new(1));
+        let first = budget.hold(&own).now_or_never().expect("the stream's own place is free");
+        assert!(budget.hold(&own).now_or_never().is_none());
+        drop(first);
+        assert!(budget.hold(&own).now_or_never().is_some());
+    }
+}

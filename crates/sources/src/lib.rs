@@ -1,0 +1,14 @@
+//! Where blocks come from.
+//!
+//! A [`BlockSource`] streams the rows of a block range, in order, and knows the head. One folder a
+//! source; what they share lies beside them.
+
+pub mod error;
+pub mod evm;
+pub mod evm_rpc;
+pub mod retry;
+pub mod source;
+
+pub use error::SourceError;
+pub use retry::{Retry, RetryPolicy};
+pub use source::{BlockRows, BlockSource, Head, SharedSource, TableRows};

@@ -1,0 +1,392 @@
+//! A source that asks again when asking again may help.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef, block::BlockLink};
+
+use crate::{
+    error::SourceError,
+    source::{BlockRows, BlockSource, Head},
+};
+
+/// How often and how fast to ask again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// How often to ask in all, the first time included.
+    pub attempts: u32,
+    /// About how long to wait before the second attempt; before each further one twice as long.
+    pub base: Duration,
+    /// The longest wait.
+    pub cap: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// Six attempts within about ten seconds.
+    fn default() -> Self {
+        Self { attempts: 6, base: Duration::from_millis(500), cap: Duration::from_secs(4) }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait after `failures` failures in a row (one or more); `jitter`, from 0 to 1, spreads it
+    /// over the upper half, so that many who failed together do not come back together.
+    fn wait(&self, failures: u32, jitter: f64) -> Duration {
+        let doubled = self.base.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        doubled.min(self.cap).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// The wait before asking again; `None` where that does not help or was done often enough.
+    fn after(&self, error: &SourceError, failures: u32) -> Option<Duration> {
+        let passing = matches!(error, SourceError::Unavailable { .. } | SourceError::Missing { .. });
+        (passing && failures < self.attempts).then(|| self.wait(failures, jitter()))
+    }
+}
+
+/// A number from 0 to 1 that differs from call to call and from process to process.
+fn jitter() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    f64::from((random >> 32) as u32) / f64::from(u32::MAX)
+}
+
+/// A source that asks the source within again after errors that may pass, `Unavailable` and
+/// `Missing`; all others pass through. A stream goes on behind the last block received.
+#[derive(Debug)]
+pub struct Retry<S: ?Sized> {
+    policy: RetryPolicy,
+    inner: Arc<S>,
+}
+
+impl<S: BlockSource + ?Sized> Retry<S> {
+    /// `inner`, asked again as `policy` says.
+    pub fn new(inner: Arc<S>, policy: RetryPolicy) -> Self {
+        Self { policy, inner }
+    }
+
+    async fn ask<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T, SourceError>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let mut failures = 0;
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            failures += 1;
+            let Some(wait) = self.policy.after(&error, failures) else { return Err(error) };
+            warn(&error, what, failures, wait);
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+fn warn(error: &SourceError, what: &str, failures: u32, wait: Duration) {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let wait_ms = wait.as_millis() as u64;
+    tracing::warn!(%error, cause, failures, wait_ms, "asking again for {what}");
+}
+
+#[async_trait]
+impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
+    fn tables(&self) -> &[TableDef] {
+        self.inner.tables()
+    }
+
+    async fn head(&self) -> Result<Head, SourceError> {
+        self.ask("the head", || self.inner.head()).await
+    }
+
+    async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
+        self.ask("a block's hash", || self.inner.block_id(number)).await
+    }
+
+    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        let stream = Resuming {
+            policy: self.policy,
+            inner: self.inner.clone(),
+            left: Some(range),
+            previous: None,
+            failures: 0,
+            stream: None,
+        };
+        stream::unfold(stream, |mut stream| async { stream.next().await.map(|item| (item, stream)) }).boxed()
+    }
+}
+
+/// A stream that is begun anew behind the last block received.
+struct Resuming<S: ?Sized> {
+    policy: RetryPolicy,
+    inner: Arc<S>,
+    /// What is still to come; `None` once the stream is over.
+    left: Option<BlockRange>,
+    previous: Option<BlockLink>,
+    /// Failures since the last block received.
+    failures: u32,
+    stream: Option<BoxStream<'static, Result<BlockRows, SourceError>>>,
+}
+
+impl<S: BlockSource + ?Sized> Resuming<S> {
+    async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
+        loop {
+            let left = self.left?;
+            let inner = &self.inner;
+            let stream = self.stream.get_or_insert_with(|| inner.blocks(left));
+            let error = match stream.next().await {
+                Some(Ok(rows)) => return Some(self.received(left, rows)),
+                Some(Err(error)) => error,
+                None => {
+                    self.left = None;
+                    return None;
+                }
+            };
+            self.stream = None;
+            self.failures += 1;
+            let Some(wait) = self.policy.after(&error, self.failures) else {
+                self.left = None;
+                return Some(Err(error));
+            };
+            warn(&error, &format!("the blocks {left}"), self.failures, wait);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes note of rows; those of another chain than the rows before them end the stream.
+    fn received(&mut self, left: BlockRange, rows: BlockRows) -> Result<BlockRows, SourceError> {
+        if let (Some(previous), Some(first)) = (self.previous, rows.blocks.first())
+            && previous.hash != first.parent_hash
+        {
+            self.left = None;
+            self.stream = None;
+            let (block, found) = (first.number, first.parent_hash);
+            return Err(SourceError::NotLinked { block, expected: previous.hash, found });
+        }
+        self.failures = 0;
+        self.previous = rows.blocks.last().copied().or(self.previous);
+        self.left = BlockRange::new(rows.range.end().saturating_add(1), left.end());
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Mutex};
+
+    use nozzle_core::BlockHash;
+
+    use super::*;
+
+    /// What a scripted source does next.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// Gives the next `n` blocks of the chain.
+        Blocks(u64),
+        /// Switches to another chain.
+        Fork(u8),
+        Unavailable,
+        Missing,
+        Refused,
+    }
+
+    /// A source that does as its script says, over all streams and questions.
+    #[derive(Debug, Default)]
+    struct Scripted {
+        steps: Mutex<VecDeque<Step>>,
+        chain: Mutex<u8>,
+        asked: Mutex<Vec<BlockRange>>,
+    }
+
+    impl Scripted {
+        fn new(steps: &[Step]) -> Arc<Self> {
+            Arc::new(Self { steps: Mutex::new(steps.iter().copied().collect()), ..Self::default() })
+        }
+
+        fn step(&self) -> Option<Step> {
+            loop {
+                let step = self.steps.lock().expect("not poisoned").pop_front();
+                let Some(Step::Fork(chain)) = step else { return step };
+                *self.chain.lock().expect("not poisoned") = chain;
+            }
+        }
+
+        fn failure(step: Step) -> SourceError {
+            let provider = "p".to_owned();
+            match step {
+                Step::Missing => SourceError::Missing { provider, block: 1, what: "the block" },
+                Step::Refused => SourceError::Refused { provider, why: "no".into() },
+                _ => SourceError::Unavailable { provider, source: "gone".into() },
+            }
+        }
+
+        fn rows(&self, start: u64, count: u64) -> BlockRows {
+            let chain = *self.chain.lock().expect("not poisoned");
+            let link = |number| BlockLink {
+                number,
+                hash: hash(chain, number),
+                parent_hash: hash(chain, number.wrapping_sub(1)),
+            };
+            BlockRows {
+                range: BlockRange::new(start, start + count - 1).expect("a range"),
+                blocks: (start..start + count).map(link).collect(),
+                tables: Vec::new(),
+                source_bytes: 0,
+            }
+        }
+    }
+
+    fn hash(chain: u8, number: u64) -> BlockHash {
+        let mut bytes = [chain; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes.into()
+    }
+
+    #[async_trait]
+    impl BlockSource for Scripted {
+        fn tables(&self) -> &[TableDef] {
+            &[]
+        }
+
+        async fn head(&self) -> Result<Head, SourceError> {
+            match self.step().expect("the script goes on") {
+                Step::Blocks(number) => {
+                    Ok(Head { latest: BlockId { number, hash: hash(0, number) }, finalized: None })
+                }
+                failing => Err(Self::failure(failing)),
+            }
+        }
+
+        async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
+            match self.step().expect("the script goes on") {
+                Step::Blocks(_) => Ok(Some(BlockId { number, hash: hash(0, number) })),
+                failing => Err(Self::failure(failing)),
+            }
+        }
+
+        fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+            self.asked.lock().expect("not poisoned").push(range);
+            let mut items = Vec::new();
+            let mut next = range.start();
+            while next <= range.end() {
+                match self.step() {
+                    Some(Step::Blocks(count)) => {
+                        items.push(Ok(self.rows(next, count)));
+                        next += count;
+                    }
+                    Some(failing) => {
+                        items.push(Err(Self::failure(failing)));
+                        break;
+                    }
+                    None => break,
+                }
+            }
+            stream::iter(items).boxed()
+        }
+    }
+
+    const QUICK: RetryPolicy =
+        RetryPolicy { attempts: 3, base: Duration::from_micros(100), cap: Duration::from_millis(1) };
+
+    fn range(start: u64, end: u64) -> BlockRange {
+        BlockRange::new(start, end).expect("a range")
+    }
+
+    /// The ranges received, and the error at the end.
+    async fn collect(source: &Arc<Scripted>, wanted: BlockRange) -> (Vec<BlockRange>, Option<SourceError>) {
+        let mut stream = Retry::new(source.clone(), QUICK).blocks(wanted);
+        let (mut received, mut error) = (Vec::new(), None);
+        while let Some(item) = stream.next().await {
+            assert!(error.is_none(), "nothing comes after an error");
+            match item {
+                Ok(rows) => received.push(rows.range),
+                Err(last) => error = Some(last),
+            }
+        }
+        (received, error)
+    }
+
+    #[test]
+    fn waits_double_up_to_the_cap_and_the_default_takes_about_ten_seconds() {
+        let policy = RetryPolicy::default();
+        let longest: Vec<_> = (1..policy.attempts).map(|n| policy.wait(n, 1.0).as_millis()).collect();
+        assert_eq!(longest, [500, 1000, 2000, 4000, 4000]);
+        assert_eq!(policy.wait(1, 0.0).as_millis(), 250);
+        assert_eq!(policy.wait(4_000_000_000, 0.0).as_millis(), 2000);
+        let (some, other) = (jitter(), jitter());
+        assert!((0.0..=1.0).contains(&some) && some != other);
+    }
+
+    #[tokio::test]
+    async fn a_stream_goes_on_behind_the_last_block_received() {
+        let source = Scripted::new(&[
+            Step::Blocks(2),
+            Step::Unavailable,
+            Step::Missing,
+            Step::Blocks(1),
+            Step::Unavailable,
+            Step::Unavailable,
+            Step::Blocks(2),
+        ]);
+        let (received, error) = collect(&source, range(10, 14)).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(received, [range(10, 11), range(12, 12), range(13, 14)]);
+        let asked = source.asked.lock().expect("not poisoned").clone();
+        let starts: Vec<_> = asked.iter().map(BlockRange::start).collect();
+        assert_eq!(starts, [10, 12, 12, 13, 13]);
+        assert!(asked.iter().all(|range| range.end() == 14));
+    }
+
+    #[tokio::test]
+    async fn a_seam_between_two_chains_is_not_linked() {
+        let source = Scripted::new(&[Step::Blocks(2), Step::Unavailable, Step::Fork(7), Step::Blocks(1)]);
+        let (received, error) = collect(&source, range(0, 2)).await;
+        assert_eq!(received, [range(0, 1)]);
+        let Some(SourceError::NotLinked { block: 2, expected, found }) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!((expected, found), (hash(0, 1), hash(7, 1)));
+    }
+
+    #[tokio::test]
+    async fn attempts_are_counted_since_the_last_block() {
+        let source = Scripted::new(&[
+            Step::Unavailable,
+            Step::Unavailable,
+            Step::Blocks(1),
+            Step::Unavailable,
+            Step::Unavailable,
+            Step::Unavailable,
+        ]);
+        let (received, error) = collect(&source, range(0, 5)).await;
+        assert_eq!(received, [range(0, 0)]);
+        assert!(matches!(error, Some(SourceError::Unavailable { .. })), "{error:?}");
+        assert_eq!(source.asked.lock().expect("not poisoned").len(), 5);
+    }
+
+    #[tokio::test]
+    async fn other_errors_pass_through_at_once() {
+        let source = Scripted::new(&[Step::Blocks(1), Step::Refused, Step::Blocks(1)]);
+        let (received, error) = collect(&source, range(0, 1)).await;
+        assert_eq!(received, [range(0, 0)]);
+        assert!(matches!(error, Some(SourceError::Refused { .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn questions_are_asked_again_too() {
+        let source = Scripted::new(&[Step::Unavailable, Step::Blocks(5), Step::Missing, Step::Blocks(0)]);
+        let retry: Retry<dyn BlockSource> = Retry::new(source, QUICK);
+        assert_eq!(retry.head().await.expect("a head").latest.number, 5);
+        assert_eq!(
+            retry.block_id(3).await.expect("an answer"),
+            Some(BlockId { number: 3, hash: hash(0, 3) })
+        );
+        let source = Scripted::new(&[Step::Unavailable, Step::Unavailable, Step::Unavailable]);
+        let error = Retry::new(source, QUICK).head().await.expect_err("three failures");
+        assert!(matches!(error, SourceError::Unavailable { .. }));
+    }
+}

@@ -1,0 +1,64 @@
+//! The contract of a source, and what it gives.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef, block::BlockLink};
+
+use crate::error::SourceError;
+
+/// Where blocks come from. Object-safe; wrappers that retry or limit are sources themselves.
+#[async_trait]
+pub trait BlockSource: Send + Sync + std::fmt::Debug {
+    /// The tables that [`BlockRows::tables`] are for, in the same order.
+    fn tables(&self) -> &[TableDef];
+
+    /// The newest block and the newest final block, read now.
+    async fn head(&self) -> Result<Head, SourceError>;
+
+    /// The block that the source has at `number` now; `None` where it has none, because it is above
+    /// the head or the chain skipped it.
+    async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError>;
+
+    /// The rows of `range` in block order, without gaps between the items, each block linked to
+    /// the one before it. The caller has made sure that the head is not below the range. After an
+    /// error the stream is over: call again from the block after the last one received.
+    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>>;
+}
+
+/// A shared source.
+pub type SharedSource = Arc<dyn BlockSource>;
+
+/// How far a source has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The newest block.
+    pub latest: BlockId,
+    /// The newest block that the chain calls final; `None` where it does not say.
+    pub finalized: Option<BlockId>,
+}
+
+/// The rows of one or more consecutive blocks.
+#[derive(Debug, Clone)]
+pub struct BlockRows {
+    /// The numbers covered; those that the chain skipped are among them.
+    pub range: BlockRange,
+    /// The blocks, ascending; fewer than numbers where the chain skipped some.
+    pub blocks: Vec<BlockLink>,
+    /// The rows for each of the source's tables, in the source's order.
+    pub tables: Vec<TableRows>,
+    /// How many bytes the source sent for these blocks.
+    pub source_bytes: u64,
+}
+
+/// One table's rows of a [`BlockRows`].
+#[derive(Debug, Clone)]
+pub struct TableRows {
+    /// The rows, with the table's schema.
+    pub batch: RecordBatch,
+    /// For each of the blocks, the number of rows up to its end: block `i` has the rows
+    /// `ends[i - 1]..ends[i]`. Ascending; the last is the number of rows.
+    pub ends: Vec<usize>,
+}
