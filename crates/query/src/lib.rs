@@ -1,0 +1,24 @@
+//! Reads: SQL over snapshots of committed segments.
+//!
+//! A query takes one snapshot before it is planned and sees that moment to its end. Each table of
+//! the snapshot's active revisions is a [`table::SegmentTable`], which asks the metadata for just
+//! the segments that the query's block range touches and hands their files to DataFusion's Parquet
+//! scan, in declared order.
+//!
+//! ```text
+//!  SQL ─► Engine::session ─► snapshot ─► plan ─► SegmentTable::scan(range) ─► metadata: segments
+//!                                                       └► files, footers ─► Parquet scan ─► rows
+//! ```
+
+pub mod bounds;
+pub mod catalog;
+pub mod error;
+pub mod footers;
+pub mod nearest;
+pub mod session;
+pub mod stores;
+pub mod table;
+
+pub use error::QueryError;
+pub use session::{Engine, EngineConfig, Session};
+pub use stores::Stores;

@@ -1,0 +1,196 @@
+//! The engine that all queries of a process share, and the session of one query.
+
+use std::{path::PathBuf, sync::Arc};
+
+use arrow::datatypes::SchemaRef;
+use datafusion::{
+    catalog::{CatalogProvider, CatalogProviderList, MemoryCatalogProviderList},
+    common::TableReference,
+    execution::{
+        SendableRecordBatchStream, SessionStateBuilder,
+        cache::cache_manager::CacheManagerConfig,
+        context::SQLOptions,
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::{FairSpillPool, MemoryPool, UnboundedMemoryPool},
+        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+    },
+    logical_expr::LogicalPlan,
+    prelude::{SessionConfig, SessionContext},
+    sql::parser::{DFParserBuilder, Statement},
+};
+use nozzle_metadata::{MetadataStore, Snapshot};
+
+use crate::{
+    catalog::{CATALOG, SnapshotCatalog},
+    error::QueryError,
+    stores::Stores,
+};
+
+/// Limits and sizes of the engine.
+#[derive(Debug, Clone, Default)]
+pub struct EngineConfig {
+    /// Memory of all queries together, in bytes; `None`: no limit.
+    pub max_memory_bytes: Option<usize>,
+    /// Where queries that reach the limit spill; empty: the system's temporary folder.
+    pub spill_folders: Vec<PathBuf>,
+    /// Memory of cached Parquet footers, in bytes.
+    pub footer_cache_bytes: usize,
+}
+
+/// What all queries of a process share: memory, caches, stores.
+#[derive(Debug)]
+pub struct Engine {
+    metadata: Arc<dyn MetadataStore>,
+    stores: Arc<Stores>,
+    runtime: Arc<RuntimeEnv>,
+    config: SessionConfig,
+}
+
+impl Engine {
+    /// An engine over the given metadata and stores.
+    pub fn new(
+        metadata: Arc<dyn MetadataStore>,
+        stores: Arc<Stores>,
+        config: &EngineConfig,
+    ) -> Result<Self, QueryError> {
+        let memory: Arc<dyn MemoryPool> = match config.max_memory_bytes {
+            Some(limit) => Arc::new(FairSpillPool::new(limit)),
+            None => Arc::new(UnboundedMemoryPool::default()),
+        };
+        let spill = match config.spill_folders.as_slice() {
+            [] => DiskManagerMode::OsTmpDirectory,
+            folders => DiskManagerMode::Directories(folders.to_vec()),
+        };
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(memory)
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(spill))
+            .with_object_store_registry(Arc::clone(&stores) as _)
+            .with_cache_manager(
+                CacheManagerConfig::default().with_metadata_cache_limit(config.footer_cache_bytes),
+            )
+            .build_arc()?;
+        Ok(Self { metadata, stores, runtime, config: session_config() })
+    }
+
+    /// A session that sees the present moment.
+    pub async fn session(&self) -> Result<Session, QueryError> {
+        let snapshot = self.metadata.snapshot().await?;
+        let catalog = Arc::new(SnapshotCatalog::new(&snapshot, &self.metadata, &self.stores));
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(CATALOG.to_owned(), Arc::clone(&catalog) as Arc<dyn CatalogProvider>);
+        let state = SessionStateBuilder::new()
+            .with_config(self.config.clone())
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_catalog_list(Arc::new(catalogs))
+            .with_default_features()
+            .build();
+        Ok(Session { context: SessionContext::new_with_state(state), catalog, snapshot })
+    }
+}
+
+fn session_config() -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, "public")
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(true);
+    let options = config.options_mut();
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.reorder_filters = true;
+    options.execution.time_zone = Some("+00:00".into());
+    config
+}
+
+/// One query's view: a snapshot and the tables in it.
+pub struct Session {
+    context: SessionContext,
+    catalog: Arc<SnapshotCatalog>,
+    snapshot: Snapshot,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("sequence", &self.snapshot.sequence).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// The moment that this session sees.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Plans one read-only statement.
+    pub async fn plan(&self, sql: &str) -> Result<LogicalPlan, QueryError> {
+        let statement = parse_one(sql)?;
+        if !only_reads(&statement) {
+            return Err(QueryError::Plan(
+                "only statements that read are answered here: SELECT, WITH, VALUES, EXPLAIN, SHOW".into(),
+            ));
+        }
+        let state = self.context.state();
+        for table in state.resolve_table_references(&statement)? {
+            let is_function = table.schema().is_none() && state.table_functions().contains_key(table.table());
+            if !is_function {
+                self.check_table(&table)?;
+            }
+        }
+        let plan = state.statement_to_plan(statement).await?;
+        read_only().verify_plan(&plan)?;
+        Ok(plan)
+    }
+
+    /// Runs a plan; rows come as they are made.
+    pub async fn execute(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream, QueryError> {
+        let frame = self.context.execute_logical_plan(plan).await?;
+        Ok(frame.execute_stream().await?)
+    }
+
+    /// The columns of a plan's answer.
+    pub fn schema(plan: &LogicalPlan) -> SchemaRef {
+        Arc::clone(plan.schema().inner())
+    }
+
+    fn check_table(&self, table: &TableReference) -> Result<(), QueryError> {
+        if table.schema() == Some("information_schema") {
+            return Ok(());
+        }
+        if table.catalog().is_some_and(|catalog| catalog != CATALOG) {
+            let message =
+                format!("there is no catalog in front of a dataset: write `dataset.table`, not `{table}`");
+            return Err(QueryError::TableNotFound(message));
+        }
+        self.catalog
+            .explain_missing(table.schema(), table.table())
+            .map_or(Ok(()), |why| Err(QueryError::TableNotFound(why)))
+    }
+}
+
+fn parse_one(sql: &str) -> Result<Statement, QueryError> {
+    let mut statements = DFParserBuilder::new(sql).build()?.parse_statements()?;
+    match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) => Ok(statement),
+        (None, _) => Err(QueryError::Parse("there is no statement".into())),
+        (Some(_), more) => Err(QueryError::Parse(format!("one statement at a time, not {}", more + 1))),
+    }
+}
+
+/// Whether the statement is one that can only read. What it is made of is checked on the plan.
+fn only_reads(statement: &Statement) -> bool {
+    use datafusion::sql::sqlparser::ast::Statement as Sql;
+    match statement {
+        Statement::Statement(sql) => matches!(
+            **sql,
+            Sql::Query(_)
+                | Sql::Explain { .. }
+                | Sql::ExplainTable { .. }
+                | Sql::ShowTables { .. }
+                | Sql::ShowColumns { .. }
+        ),
+        Statement::Explain(_) => true,
+        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => false,
+    }
+}
+
+fn read_only() -> SQLOptions {
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
+}

@@ -1,0 +1,225 @@
+//! A table of a snapshot: exactly the committed segments of one location at one moment.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::{ColumnStatistics, Result as DataFusionResult, ScalarValue, Statistics, stats::Precision},
+    config::TableParquetOptions,
+    datasource::{
+        TableType,
+        listing::PartitionedFile,
+        memory::DataSourceExec,
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+    },
+    error::DataFusionError,
+    execution::object_store::ObjectStoreUrl,
+    logical_expr::{Expr, TableProviderFilterPushDown},
+    physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
+    physical_plan::{ExecutionPlan, empty::EmptyExec},
+};
+use nozzle_core::{BlockRange, schema::BLOCK_NUM};
+use nozzle_metadata::{Location, MetadataStore, Scan, Segment, SegmentFile};
+use object_store::{ObjectMeta, path::Path};
+use url::Url;
+
+use crate::{
+    bounds::block_range,
+    footers::FooterReaderFactory,
+    stores::{Stores, store_key},
+};
+
+/// One table of one revision as a snapshot sees it. Rows come sorted by `_block_num`.
+#[derive(Debug)]
+pub struct SegmentTable {
+    metadata: Arc<dyn MetadataStore>,
+    stores: Arc<Stores>,
+    location: Location,
+    scan: Scan,
+    schema: SchemaRef,
+    /// The columns that hold the block number: `block_num` too where the dataset is raw.
+    block_columns: &'static [&'static str],
+}
+
+/// What [`SegmentTable::new`] takes.
+#[derive(Debug)]
+pub struct SegmentTableParts {
+    /// Where the segments are listed.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// Where the files lie.
+    pub stores: Arc<Stores>,
+    /// The table of the revision.
+    pub location: Location,
+    /// The moment and the blocks that are seen.
+    pub scan: Scan,
+    /// The table's columns.
+    pub schema: SchemaRef,
+    /// Whether `block_num` always equals `_block_num`, as in raw datasets.
+    pub is_raw: bool,
+}
+
+impl SegmentTable {
+    /// A table over the given scan.
+    pub fn new(parts: SegmentTableParts) -> Self {
+        let SegmentTableParts { metadata, stores, location, scan, schema, is_raw } = parts;
+        let block_columns: &[&str] = if is_raw { &[BLOCK_NUM, "block_num"] } else { &[BLOCK_NUM] };
+        Self { metadata, stores, location, scan, schema, block_columns }
+    }
+
+    async fn files(&self, range: BlockRange) -> DataFusionResult<Vec<(Segment, PartitionedFile)>> {
+        let Some(range) = self.scan.range.intersect(range) else { return Ok(vec![]) };
+        let scan = Scan { range, ..self.scan };
+        let segments = self.metadata.segments(&scan).await.map_err(external)?;
+        let (_, folder) = self.stores.resolve(&self.location.url).map_err(external)?;
+        let with_file = |segment: Segment| {
+            let file = segment.file.as_ref()?;
+            let partitioned = self.partitioned_file(&segment, file, &folder);
+            Some((segment, partitioned))
+        };
+        Ok(segments.into_iter().filter_map(with_file).collect())
+    }
+
+    /// The file with what is known of it without opening it. The bounds of the block number are not
+    /// exact: the chain may have skipped the first or last numbers of the range.
+    fn partitioned_file(&self, segment: &Segment, file: &SegmentFile, folder: &Path) -> PartitionedFile {
+        let meta = ObjectMeta {
+            location: folder.clone().join(file.name.as_str()),
+            // Objects never change once written, so the time is of no use; it must only be the same
+            // each time, for the footer cache.
+            last_modified: chrono::DateTime::UNIX_EPOCH,
+            size: file.size_bytes,
+            e_tag: file.e_tag.clone(),
+            version: file.version.clone(),
+        };
+        let range = segment.span.range;
+        let mut statistics = Statistics::new_unknown(&self.schema);
+        statistics.num_rows = Precision::Exact(usize_of(file.rows));
+        statistics.total_byte_size = Precision::Inexact(usize_of(file.size_bytes));
+        statistics.column_statistics[0] = ColumnStatistics {
+            null_count: Precision::Exact(0),
+            min_value: Precision::Inexact(ScalarValue::UInt64(Some(range.start()))),
+            max_value: Precision::Inexact(ScalarValue::UInt64(Some(range.end()))),
+            ..ColumnStatistics::new_unknown()
+        };
+        PartitionedFile::new_from_meta(meta)
+            .with_statistics(Arc::new(statistics))
+            .with_arrow_schema(Arc::clone(&self.schema))
+    }
+
+    fn ordering(&self) -> Vec<LexOrdering> {
+        LexOrdering::new([PhysicalSortExpr::new_default(Arc::new(Column::new(BLOCK_NUM, 0)))])
+            .into_iter()
+            .collect()
+    }
+}
+
+#[async_trait]
+impl TableProvider for SegmentTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        // The segments listed are a superset of what passes; the Parquet scan filters rows when the
+        // optimizer hands it the physical filter.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let files = match block_range(filters, self.block_columns) {
+            Some(range) => self.files(range).await?,
+            None => vec![],
+        };
+        if files.is_empty() {
+            let schema = match projection {
+                Some(columns) => Arc::new(self.schema.project(columns)?),
+                None => self.schema(),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        let (store, _) = self.stores.resolve(&self.location.url).map_err(external)?;
+        let readers = FooterReaderFactory::new(
+            store,
+            Arc::clone(&self.metadata),
+            session.runtime_env().cache_manager.get_file_metadata_cache(),
+            files.iter().map(|(segment, file)| (segment.id, file.object_meta.clone())).collect(),
+        );
+        let options = TableParquetOptions {
+            global: session.config_options().execution.parquet.clone(),
+            ..TableParquetOptions::default()
+        };
+        let source = ParquetSource::new(Arc::clone(&self.schema))
+            .with_table_parquet_options(options)
+            .with_parquet_file_reader_factory(Arc::new(readers));
+        let statistics = total_statistics(&files, &self.schema);
+        let groups = contiguous_groups(files, session.config().target_partitions());
+        let config = FileScanConfigBuilder::new(store_url(&self.location.url)?, Arc::new(source))
+            .with_file_groups(groups)
+            .with_statistics(statistics)
+            .with_output_ordering(self.ordering())
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// Cuts the files, which are in block order, into at most `parts` runs of similar size: each run
+/// stays sorted, and merging the runs by block keeps the table's order.
+fn contiguous_groups(files: Vec<(Segment, PartitionedFile)>, parts: usize) -> Vec<FileGroup> {
+    let total: u64 = files.iter().map(|(_, file)| file.object_meta.size).sum();
+    let per_group = (total / parts.max(1) as u64).max(1);
+    let mut groups: Vec<Vec<PartitionedFile>> = vec![vec![]];
+    let mut filled = 0;
+    for (_, file) in files {
+        if filled >= per_group && groups.len() < parts.max(1) {
+            groups.push(vec![]);
+            filled = 0;
+        }
+        filled += file.object_meta.size;
+        if let Some(group) = groups.last_mut() {
+            group.push(file);
+        }
+    }
+    groups.into_iter().map(FileGroup::new).collect()
+}
+
+fn total_statistics(files: &[(Segment, PartitionedFile)], schema: &SchemaRef) -> Statistics {
+    let (mut rows, mut bytes) = (0, 0);
+    for file in files.iter().filter_map(|(segment, _)| segment.file.as_ref()) {
+        rows += file.rows;
+        bytes += file.size_bytes;
+    }
+    let mut statistics = Statistics::new_unknown(schema);
+    statistics.num_rows = Precision::Exact(usize_of(rows));
+    statistics.total_byte_size = Precision::Inexact(usize_of(bytes));
+    statistics
+}
+
+fn store_url(url: &str) -> DataFusionResult<ObjectStoreUrl> {
+    let url = Url::parse(url).map_err(external)?;
+    ObjectStoreUrl::parse(store_key(&url))
+}
+
+fn usize_of(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
