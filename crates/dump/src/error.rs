@@ -1,0 +1,86 @@
+//! Errors of a dump, named by what the caller does next.
+
+use nozzle_core::BlockNum;
+use nozzle_metadata::{CommitError, HeldLease, MetadataError};
+use nozzle_query::stores::StoreError;
+use nozzle_sources::SourceError;
+use thiserror::Error;
+
+/// Why a dump ended before its goal. What was committed until then stays.
+#[derive(Debug, Error)]
+pub enum DumpError {
+    /// The source failed; running the same command again goes on.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The metadata database failed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A commit was refused for a reason that another round cannot mend.
+    #[error("the blocks could not be committed")]
+    Commit(#[source] CommitError),
+    /// A file could not be written or read.
+    #[error("{what} failed")]
+    Store {
+        /// What was tried, with the path.
+        what: String,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A live writer has all of the blocks that were wanted.
+    #[error("blocks {} are being written by {}; wait for it to end, or stop it", .0.lease.range, .0.holder)]
+    Held(Box<HeldLease>),
+    /// The provider serves another chain than the one that is stored.
+    #[error(
+        "the provider is on another chain than the stored one: from block {from} on its blocks are not those that are stored up to {stored}, though they were final. Check the provider's URL; to discard what is stored and begin again, use --fresh"
+    )]
+    OtherChain {
+        /// The highest stored block.
+        stored: BlockNum,
+        /// The first block in which the chains differ.
+        from: BlockNum,
+    },
+    /// The request does not fit what is there.
+    #[error("{0}")]
+    Refused(String),
+    /// The lease was lost to another writer.
+    #[error(
+        "another writer has taken over the blocks of this dump after it had been silent for too long; run it again to go on"
+    )]
+    LeaseLost,
+}
+
+impl DumpError {
+    /// Whether the same may succeed later without anybody's doing: a node or a database is away.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Source(SourceError::Unavailable { .. } | SourceError::Missing { .. })
+                | Self::Metadata(MetadataError::Unavailable { .. })
+        )
+    }
+
+    /// The error and its causes in one line, each said once.
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+
+    /// A failure of the object store, with what was tried.
+    pub fn store(what: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Store { what: what.into(), source: Box::new(source) }
+    }
+}
+
+impl From<StoreError> for DumpError {
+    fn from(error: StoreError) -> Self {
+        Self::store("opening the store", error)
+    }
+}

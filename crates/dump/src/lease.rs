@@ -1,0 +1,138 @@
+//! Holding leases: claiming, keeping them alive in the background, giving them back.
+
+use std::{sync::Arc, time::Duration};
+
+use nozzle_core::{BlockRange, RevisionId};
+use nozzle_metadata::{HEARTBEAT, HeldLease, LEASE_TIMEOUT, Lease, LeaseId, MetadataStore};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    error::DumpError,
+    observe::{Event, Observer},
+};
+
+/// How often a claim is made again while a holder's silence is watched.
+const CLAIM_AGAIN: Duration = Duration::from_millis(250);
+
+/// Leases that are renewed in the background until this is dropped.
+#[derive(Debug)]
+pub struct Leases {
+    leases: Vec<Lease>,
+    store: Arc<dyn MetadataStore>,
+    lost: CancellationToken,
+    _heartbeat: DropGuard,
+}
+
+impl Leases {
+    fn keep(store: Arc<dyn MetadataStore>, leases: Vec<Lease>) -> Self {
+        let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
+        let ids = leases.iter().map(|lease| lease.id).collect();
+        tokio::spawn(heartbeat(Arc::clone(&store), ids, lost.clone(), stop.clone()));
+        Self { leases, store, lost, _heartbeat: stop.drop_guard() }
+    }
+
+    /// The claimed ranges, in block order.
+    pub fn ranges(&self) -> Vec<BlockRange> {
+        self.leases.iter().map(|lease| lease.range).collect()
+    }
+
+    /// The lease that holds all of `range`.
+    pub fn covering(&self, range: BlockRange) -> Option<LeaseId> {
+        self.leases.iter().find(|lease| lease.range.covers(range)).map(|lease| lease.id)
+    }
+
+    /// Is cancelled when a lease is found to have been taken by another writer.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Gives the leases back.
+    pub async fn release(self) -> Result<(), DumpError> {
+        let ids: Vec<LeaseId> = self.leases.iter().map(|lease| lease.id).collect();
+        Ok(self.store.release(&ids).await?)
+    }
+}
+
+/// Renews until `stop`. A database that does not answer is asked again: the lease lives as long as
+/// nobody else has taken it, and the commit has the last word.
+async fn heartbeat(
+    store: Arc<dyn MetadataStore>,
+    ids: Vec<LeaseId>,
+    lost: CancellationToken,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        match store.renew(&ids).await {
+            Ok(alive) if alive.len() < ids.len() => return lost.cancel(),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the lease could not be renewed; trying again"),
+        }
+    }
+}
+
+/// The outcome of a claim.
+#[derive(Debug)]
+pub enum Claimed {
+    /// The parts that nobody else holds, and who holds the others.
+    Some(Leases, Vec<HeldLease>),
+    /// Live writers hold all of it.
+    None(Box<HeldLease>),
+    /// The caller was asked to stop while it waited.
+    Stopped,
+}
+
+/// What [`claim`] takes.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Where leases are kept.
+    pub store: &'a Arc<dyn MetadataStore>,
+    /// The revision.
+    pub revision: RevisionId,
+    /// The wanted blocks.
+    pub wanted: &'a [BlockRange],
+    /// Whether anything less than all of the wanted blocks is of no use.
+    pub all_or_nothing: bool,
+    /// Who asks.
+    pub holder: &'a str,
+}
+
+/// Claims what nobody holds. Where others hold all of it, waits for one that has gone silent: it
+/// may have been killed a moment ago.
+pub async fn claim(
+    request: Request<'_>,
+    observer: &dyn Observer,
+    cancel: &CancellationToken,
+) -> Result<Claimed, DumpError> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let claim = request.store.claim(request.revision, request.wanted, request.holder).await?;
+        let enough = !claim.granted.is_empty() && (claim.held.is_empty() || !request.all_or_nothing);
+        if enough {
+            let leases = Leases::keep(Arc::clone(request.store), claim.granted);
+            return Ok(Claimed::Some(leases, claim.held));
+        }
+        let partial: Vec<LeaseId> = claim.granted.iter().map(|lease| lease.id).collect();
+        if !partial.is_empty() {
+            request.store.release(&partial).await?;
+        }
+        let Some(quietest) = claim.held.iter().max_by_key(|held| held.silent_for).cloned() else {
+            return Err(DumpError::Refused("the claim of no blocks at all was refused".into()));
+        };
+        // A holder that still lives renews within this time, whatever its silence was at first.
+        let watched = started.elapsed() >= HEARTBEAT * 2;
+        let is_silent = quietest.silent_for >= HEARTBEAT * 2;
+        if watched && !is_silent || started.elapsed() > LEASE_TIMEOUT * 3 {
+            return Ok(Claimed::None(Box::new(quietest)));
+        }
+        if !told && is_silent {
+            told = true;
+            observer.event(Event::WaitingForWriter { holder: quietest.holder.clone() });
+        }
+        if cancel.run_until_cancelled(tokio::time::sleep(CLAIM_AGAIN)).await.is_none() {
+            return Ok(Claimed::Stopped);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Writes: plans what is missing, extracts it and commits it.
+//!
+//! ```text
+//!  head ─► reorg? ─► repair ┐
+//!            │              ├─► lease ─► source rows ─► Parquet files ─► commit ─► next round
+//!            └─► missing ───┘
+//! ```
+//!
+//! A dump goes in rounds. Each reads the head and the stored spans anew, does one thing about them
+//! (repairs what a reorg orphaned, or extracts what is missing) and commits as it goes, so that a
+//! crash at any moment costs only what was not committed yet.
+
+pub mod commit;
+pub mod error;
+pub mod files;
+pub mod job;
+pub mod lease;
+pub mod observe;
+pub mod parquet;
+pub mod plan;
+pub mod raw;
+pub mod reorg;
+pub mod revision;
+pub mod rewrite;
+pub mod writer;
+
+pub use error::DumpError;
+pub use observe::{Event, Observer, Summary};
+pub use parquet::{Compression, ParquetOptions};
+pub use raw::{DumpOptions, EndBlock, RawDump};

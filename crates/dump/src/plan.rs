@@ -1,0 +1,60 @@
+//! What is to be extracted, decided without asking anybody: wanted minus covered, cut into work.
+
+use nozzle_core::{BlockRange, Span, chain};
+
+/// The least number of blocks that is worth a job of its own when the work is shared.
+const MIN_CHUNK: u64 = 64;
+
+/// Chunks a job gets on average: jobs that are done early take from what is left, and slow parts of
+/// the chain (recent blocks are fuller) do not leave one job with all the rest.
+const CHUNKS_PER_JOB: u64 = 4;
+
+/// The missing parts of `wanted`.
+pub fn missing(wanted: BlockRange, spans: &[Span]) -> Vec<BlockRange> {
+    chain::missing(wanted, spans)
+}
+
+/// Cuts work into chunks for `jobs` jobs, in block order. One job takes each range whole.
+pub fn chunks(ranges: &[BlockRange], jobs: usize) -> Vec<BlockRange> {
+    if jobs <= 1 {
+        return ranges.to_vec();
+    }
+    let total: u64 = ranges.iter().map(BlockRange::len).sum();
+    let length = (total / (jobs as u64 * CHUNKS_PER_JOB)).max(MIN_CHUNK);
+    ranges.iter().flat_map(|range| range.split(range.len().div_ceil(length))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use nozzle_core::BlockHash;
+
+    use super::*;
+
+    fn range(start: u64, end: u64) -> BlockRange {
+        BlockRange::new(start, end).expect("a range")
+    }
+
+    #[test]
+    fn only_what_no_span_covers_is_missing() {
+        let span =
+            |start, end| Span { range: range(start, end), prev_hash: BlockHash::ZERO, hash: BlockHash::ZERO };
+        assert_eq!(missing(range(0, 9), &[]), [range(0, 9)]);
+        assert_eq!(missing(range(0, 9), &[span(0, 3), span(6, 20)]), [range(4, 5)]);
+        assert_eq!(missing(range(0, 9), &[span(0, 9)]), []);
+    }
+
+    #[test]
+    fn chunks_cover_the_ranges_in_order() {
+        let ranges = [range(0, 9_999), range(20_000, 20_010)];
+        for jobs in [1, 2, 3, 8, 64] {
+            let chunks = chunks(&ranges, jobs);
+            assert_eq!(nozzle_core::range::merge(chunks.clone()), ranges);
+            assert!(chunks.windows(2).all(|pair| pair[0].end() < pair[1].start()));
+            if jobs > 1 {
+                assert!(chunks.len() >= jobs, "{} chunks for {jobs} jobs", chunks.len());
+            }
+        }
+        assert_eq!(chunks(&ranges, 1), ranges);
+        assert_eq!(chunks(&[range(0, 50)], 4), [range(0, 50)]);
+    }
+}

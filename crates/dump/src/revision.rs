@@ -1,0 +1,74 @@
+//! Which revision a dump writes, and making it.
+
+use std::sync::Arc;
+
+use nozzle_core::{RevisionId, TableDef, layout, schema::schema_to_json};
+use nozzle_metadata::{Dataset, MetadataStore, NewLocation, NewRevision, Revision, RevisionState};
+
+use crate::error::DumpError;
+
+/// What [`resolve`] takes.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Where revisions are kept.
+    pub store: &'a Arc<dyn MetadataStore>,
+    /// The dataset.
+    pub dataset: &'a Dataset,
+    /// Its tables.
+    pub tables: &'a [TableDef],
+    /// The URL below which a new revision is made, ending in `/`.
+    pub base_url: &'a str,
+    /// Whether the place was named on purpose: then a revision elsewhere is refused.
+    pub is_base_explicit: bool,
+    /// Whether a new revision is wanted beside the one that is read.
+    pub fresh: bool,
+}
+
+/// The revision to write: the active one, or with `fresh` the building one; made where there is
+/// none.
+pub async fn resolve(wanted: Wanted<'_>) -> Result<Revision, DumpError> {
+    let state = if wanted.fresh { RevisionState::Building } else { RevisionState::Active };
+    let revisions = wanted.store.revisions(wanted.dataset.id).await?;
+    let Some(revision) = revisions.into_iter().find(|revision| revision.state == state) else {
+        return create(&wanted, state).await;
+    };
+    if !wanted.is_base_explicit || lies_below(&revision, wanted.base_url) {
+        return Ok(revision);
+    }
+    if wanted.fresh {
+        if let Some(held) = wanted.store.leases(revision.id).await?.into_iter().next() {
+            return Err(DumpError::Held(Box::new(held)));
+        }
+        // What was built elsewhere was never read; the new place is what is wanted now.
+        wanted.store.retire_revision(revision.id).await?;
+        return create(&wanted, state).await;
+    }
+    let elsewhere = revision.locations.first().map(|location| location.url.as_str()).unwrap_or("elsewhere");
+    Err(DumpError::Refused(format!(
+        "the dataset `{}` already has its data at {elsewhere}; leave out --location, or use --fresh to build it anew at {}",
+        wanted.dataset.name, wanted.base_url
+    )))
+}
+
+fn lies_below(revision: &Revision, base_url: &str) -> bool {
+    revision.locations.iter().all(|location| location.url.starts_with(base_url))
+}
+
+async fn create(wanted: &Wanted<'_>, state: RevisionState) -> Result<Revision, DumpError> {
+    let id = RevisionId::generate();
+    let location = |table: &TableDef| NewLocation {
+        table: table.name.clone(),
+        url: format!("{}{}/", wanted.base_url, layout::location_path(&wanted.dataset.name, &table.name, id)),
+        schema: schema_to_json(&table.schema).to_string(),
+    };
+    let tables = wanted.tables.iter().map(location).collect();
+    let revision = NewRevision { id, dataset: wanted.dataset.id, state, tables };
+    match wanted.store.create_revision(&revision).await {
+        Ok(revision) => Ok(revision),
+        Err(refused) => {
+            // Another dump may have made one a moment ago: then that is the one to write.
+            let revisions = wanted.store.revisions(wanted.dataset.id).await?;
+            revisions.into_iter().find(|revision| revision.state == state).ok_or(refused.into())
+        }
+    }
+}
