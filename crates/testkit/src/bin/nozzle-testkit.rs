@@ -1,0 +1,225 @@
+//! The test kit's counterparts for scripts: a replay node, a recorder, and a writer of chains.
+//!
+//! The recorded chain for demonstrations (`assets/demo-chain.jsonl.zst`) is made again with
+//!
+//! ```text
+//! anvil --no-mining --order fifo --timestamp 1700000000 --hardfork prague --silent &
+//! nozzle-testkit chain --url http://127.0.0.1:8545 --blocks 300
+//! nozzle-testkit capture --url http://127.0.0.1:8545 --out crates/testkit/assets/demo-chain.jsonl.zst
+//! ```
+
+use std::{io::Read, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use nozzle_testkit::{
+    chain::ChainBuilder,
+    replay::{Recording, ReplayOptions, ReplayServer},
+    rpc::{RpcClient, quantity},
+};
+use serde_json::json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+/// Counterparts for tests and demonstrations.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves a recorded or generated chain as JSON-RPC. Prints its URL when it is ready; ends on
+    /// SIGTERM or when its standard input is closed.
+    Replay(ReplayArguments),
+    /// Records a node's chain into a file.
+    Capture(CaptureArguments),
+    /// Fills a running anvil (--no-mining --order fifo) with a varied chain.
+    Chain(ChainArguments),
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false, id = "source")]
+struct Source {
+    /// A recorded chain: lines of {"block":…,"receipts":[…]}; `.zst` is decompressed.
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// A generated chain: BLOCKS,TXS,LOGS,SEED (transactions a block, logs a transaction).
+    #[arg(long, value_name = "BLOCKS,TXS,LOGS,SEED")]
+    synthetic: Option<Shape>,
+    /// A generated chain like the Ethereum mainnet: blocks of about 590 KB with right hashes and
+    /// roots. The seed is 1 if not given.
+    #[arg(long, value_name = "BLOCKS[,SEED]")]
+    mainnet_like: Option<Like>,
+}
+
+#[derive(Args)]
+struct ReplayArguments {
+    #[command(flatten)]
+    source: Source,
+    /// The port; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Wait so long before each answer.
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
+    /// Another chain id than the recorded one.
+    #[arg(long)]
+    chain_id: Option<u64>,
+    /// Make the answers of a generated chain beforehand and keep them in memory; says on the
+    /// standard error how many bytes these are.
+    #[arg(long)]
+    preload: bool,
+    /// Stay when the standard input is closed.
+    #[arg(long)]
+    ignore_stdin: bool,
+}
+
+#[derive(Args)]
+struct CaptureArguments {
+    /// The node's JSON-RPC.
+    #[arg(long)]
+    url: String,
+    /// The file; compressed if its name ends with `.zst`.
+    #[arg(long)]
+    out: PathBuf,
+    /// The first block.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// The last block; the head if not given.
+    #[arg(long)]
+    to: Option<u64>,
+}
+
+#[derive(Args)]
+struct ChainArguments {
+    /// The anvil's JSON-RPC.
+    #[arg(long)]
+    url: String,
+    /// How many blocks, besides the two that deploy the contracts.
+    #[arg(long)]
+    blocks: u64,
+    /// Another seed is another chain.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// The numbers of `--synthetic`.
+#[derive(Clone)]
+struct Shape([u64; 4]);
+
+impl FromStr for Shape {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let numbers: Vec<u64> = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        let numbers = <[u64; 4]>::try_from(numbers).ok().context("four numbers: BLOCKS,TXS,LOGS,SEED")?;
+        Ok(Self(numbers))
+    }
+}
+
+/// The numbers of `--mainnet-like`.
+#[derive(Clone)]
+struct Like {
+    blocks: u64,
+    seed: u64,
+}
+
+impl FromStr for Like {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (blocks, seed) = text.split_once(',').unwrap_or((text, "1"));
+        Ok(Self { blocks: blocks.parse()?, seed: seed.parse()? })
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Replay(arguments) => replay(arguments).await,
+        Command::Capture(arguments) => capture(arguments).await,
+        Command::Chain(arguments) => chain(arguments).await,
+    }
+}
+
+async fn replay(arguments: ReplayArguments) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let recording = arguments.source.open()?;
+    let recording = if arguments.preload { recording.preload()? } else { recording };
+    if arguments.preload {
+        let (blocks, bytes) = (recording.len(), recording.stored_bytes());
+        eprintln!("{blocks} blocks, {} MB of JSON in memory", bytes / 1_000_000);
+    }
+    let delay = Duration::from_millis(arguments.delay_ms);
+    let options = ReplayOptions { port: arguments.port, delay, chain_id: arguments.chain_id };
+    let server = ReplayServer::start(recording, options)?;
+    println!("{}", server.url());
+    if arguments.ignore_stdin {
+        terminated.recv().await;
+        return Ok(());
+    }
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = stdin_closed() => {}
+    }
+    Ok(())
+}
+
+impl Source {
+    fn open(self) -> anyhow::Result<Recording> {
+        match (self.file, self.synthetic, self.mainnet_like) {
+            (Some(file), ..) => Recording::load(&file),
+            (_, Some(Shape([blocks, txs, logs, seed])), _) => {
+                Ok(Recording::synthetic(blocks, txs, logs, seed))
+            }
+            (.., Some(Like { blocks, seed })) => Ok(Recording::mainnet_like(blocks, seed)),
+            (None, None, None) => anyhow::bail!("--file, --synthetic or --mainnet-like"),
+        }
+    }
+}
+
+/// A thread waits for the end of the standard input: tokio's own would keep the program from
+/// ending while it reads.
+fn stdin_closed() -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while std::io::stdin().read(&mut byte).is_ok_and(|count| count > 0) {}
+        let _ = sender.send(());
+    });
+    receiver
+}
+
+async fn capture(arguments: CaptureArguments) -> anyhow::Result<()> {
+    let rpc = RpcClient::new(arguments.url)?;
+    let to = match arguments.to {
+        Some(to) => to,
+        None => quantity(&rpc.call("eth_blockNumber", json!([])).await?)?,
+    };
+    Recording::capture(&rpc, arguments.from..=to).await?.save(&arguments.out)?;
+    println!("blocks {} to {to} in {}", arguments.from, arguments.out.display());
+    Ok(())
+}
+
+async fn chain(arguments: ChainArguments) -> anyhow::Result<()> {
+    let rpc = RpcClient::new(arguments.url)?;
+    let mut chain = ChainBuilder::with_rpc(rpc.clone(), arguments.seed).await?;
+    let mut counts = chain.setup();
+    counts += chain.extend(arguments.blocks).await?;
+    let head = rpc.call("eth_getBlockByNumber", json!(["latest", false])).await?;
+    println!(
+        "{} blocks, {} transactions ({} failed, {} contracts created), {} logs; head {} {}",
+        counts.blocks,
+        counts.transactions,
+        counts.failed,
+        counts.creations,
+        counts.logs,
+        quantity(&head["number"])?,
+        head["hash"].as_str().unwrap_or_default(),
+    );
+    Ok(())
+}

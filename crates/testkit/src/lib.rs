@@ -1,0 +1,16 @@
+//! Real counterparts for tests: an EVM node, PostgreSQL clusters, a JSON-RPC replay server.
+//!
+//! Everything listens on a free port of 127.0.0.1, keeps its files in a folder of its own, and ends
+//! when its handle is dropped, also when a test fails. A missing component is an error that names
+//! the command that installs it.
+
+pub mod anvil;
+pub mod chain;
+mod mainnet;
+mod parallel;
+pub mod postgres;
+pub mod process;
+pub mod replay;
+pub mod rng;
+pub mod rpc;
+mod tools;
