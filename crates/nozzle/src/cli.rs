@@ -1,0 +1,268 @@
+//! What can be typed. Below this module nobody knows of clap.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
+use nozzle_core::{
+    BlockNum, DatasetKind, DatasetName, DatasetRef, Network, TableName, manifest::Verify, name::InvalidName,
+};
+
+use crate::output::Format;
+
+/// Gets blockchain data into Parquet files, keeps track of them, and answers SQL over them.
+#[derive(Debug, Parser)]
+#[command(name = "nozzle", version, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration file. Without one (and without ./nozzle.toml) everything lives in ./.nozzle/
+    #[arg(long, global = true, env = "NOZZLE_CONFIG", value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Extract datasets to Parquet files, and end when the end block is reached
+    Dump(DumpArgs),
+    /// Run one SQL query on the extracted data
+    Query(QueryArgs),
+    /// Answer queries over Arrow Flight and HTTP until it is told to end
+    Server(ServerArgs),
+    /// List the URLs of the live files of a dataset, for DuckDB and other readers
+    Files(FilesArgs),
+    /// List, show or remove datasets
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// Bring the metadata database to this version's schema
+    Migrate,
+    /// Write the manifest of a raw dataset
+    GenerateManifest(GenerateManifestArgs),
+}
+
+/// `nozzle dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// Datasets: names, name__x_y_z for a version, or paths of .json or .toml manifests
+    #[arg(
+        long,
+        env = "DUMP_DATASET",
+        value_delimiter = ',',
+        value_name = "A,B,…",
+        required_unless_present = "rpc_url"
+    )]
+    pub dataset: Vec<DatasetArg>,
+    /// An EVM JSON-RPC endpoint to extract from, when nothing is defined yet
+    #[arg(long, env = "DUMP_RPC_URL", value_name = "URL", hide_env_values = true)]
+    pub rpc_url: Option<String>,
+    /// Only the listed datasets, in the listed order, without those that they are derived from
+    #[arg(long, env = "DUMP_IGNORE_DEPS", value_parser = FalseyValueParser::new())]
+    pub ignore_deps: bool,
+    /// The last block: a number (waited for if above the head), -N for N below the head, or latest
+    #[arg(
+        short,
+        long,
+        env = "DUMP_END_BLOCK",
+        value_name = "N|-N|latest",
+        default_value = "latest",
+        allow_hyphen_values = true,
+        value_parser = parse_end_block
+    )]
+    pub end_block: EndBlock,
+    /// How many jobs extract side by side
+    #[arg(short = 'j', long, env = "DUMP_N_JOBS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub n_jobs: u16,
+    /// All tables are cut at the same block when the file of one reaches about this size, or when the
+    /// flush interval of the configuration has passed
+    #[arg(long, env = "DUMP_PARTITION_SIZE_MB", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub partition_size_mb: u64,
+    /// Dump again every N minutes; a failed run is logged and the next one still happens (not with
+    /// --follow)
+    #[arg(long, env = "DUMP_RUN_EVERY_MINS", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=525_600), conflicts_with = "follow")]
+    pub run_every_mins: Option<u64>,
+    /// Never end: follow the head
+    #[arg(long, env = "DUMP_FOLLOW", value_parser = FalseyValueParser::new())]
+    pub follow: bool,
+    /// Where a new revision is created instead of the data folder
+    #[arg(long, env = "DUMP_LOCATION", value_name = "PATH")]
+    pub location: Option<String>,
+    /// Build a new revision beside the one that is read, and switch to it when it is complete
+    #[arg(long, env = "DUMP_FRESH", value_parser = FalseyValueParser::new())]
+    pub fresh: bool,
+    /// Extract only blocks that the chain calls final
+    #[arg(long, env = "DUMP_ONLY_FINALIZED_BLOCKS", value_parser = FalseyValueParser::new())]
+    pub only_finalized_blocks: bool,
+    /// How much of each block is checked before it is written: none, links or header (full and senders
+    /// are still to come) [default: what the manifest says, else header]
+    #[arg(long, env = "DUMP_VERIFY", value_name = "LEVEL")]
+    pub verify: Option<Verify>,
+}
+
+/// A dataset to dump, as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatasetArg {
+    /// A name, with or without a version.
+    Name(DatasetRef),
+    /// The path of a manifest.
+    File(PathBuf),
+}
+
+impl FromStr for DatasetArg {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text.ends_with(".json") || text.ends_with(".toml") {
+            return Ok(Self::File(text.into()));
+        }
+        text.parse().map(Self::Name)
+    }
+}
+
+/// The end of a dump, as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndBlock {
+    /// `latest`
+    Latest,
+    /// `N`
+    Number(BlockNum),
+    /// `-N`
+    BelowHead(u64),
+}
+
+fn parse_end_block(text: &str) -> Result<EndBlock, String> {
+    let number = |digits: &str| digits.parse::<u64>().ok().filter(|n| *n <= nozzle_core::range::MAX_BLOCK);
+    let parsed = match text.strip_prefix('-') {
+        _ if text == "latest" => Some(EndBlock::Latest),
+        Some(below) => number(below).map(EndBlock::BelowHead),
+        None => number(text).map(EndBlock::Number),
+    };
+    parsed.ok_or_else(|| "give a block number, -N for N blocks below the head, or latest".into())
+}
+
+/// `nozzle query`.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// One read-only SQL statement; - reads it from standard input
+    pub sql: String,
+    /// How the answer is written [default: by the ending of FILE, else table]
+    #[arg(
+        long,
+        env = "QUERY_FORMAT",
+        value_enum,
+        hide_possible_values = true,
+        value_name = "table|jsonl|csv|parquet"
+    )]
+    pub format: Option<Format>,
+    /// Write to this file instead of standard output
+    #[arg(short, long, env = "QUERY_OUT", value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `nozzle server`. The flags are selectors: none of them means all servers.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Only the named servers: Arrow Flight
+    #[arg(long, env = "FLIGHT_SERVER", value_parser = FalseyValueParser::new())]
+    pub flight_server: bool,
+    /// Only the named servers: JSON Lines over HTTP
+    #[arg(long, env = "JSONL_SERVER", value_parser = FalseyValueParser::new())]
+    pub jsonl_server: bool,
+    /// Only the named servers: the Admin API (today only GET /health)
+    #[arg(long, env = "ADMIN_SERVER", value_parser = FalseyValueParser::new())]
+    pub admin_server: bool,
+}
+
+/// `nozzle files`.
+#[derive(Debug, Args)]
+pub struct FilesArgs {
+    /// The dataset, or name__x_y_z for a version
+    #[arg(long, env = "FILES_DATASET")]
+    pub dataset: DatasetRef,
+    /// Only this table
+    #[arg(long, env = "FILES_TABLE")]
+    pub table: Option<TableName>,
+}
+
+/// `nozzle dataset …`.
+#[derive(Debug, Subcommand)]
+pub enum DatasetCommand {
+    /// List all datasets
+    List,
+    /// Show one dataset: its tables, where they lie and how far they reach
+    Show {
+        /// The dataset, or name__x_y_z for a version
+        dataset: DatasetRef,
+    },
+    /// Remove a dataset: its revisions are retired, its files are no longer read
+    Rm {
+        /// The dataset, or name__x_y_z for a version
+        dataset: DatasetRef,
+        /// Do not ask
+        #[arg(long, env = "DATASET_RM_YES", value_parser = FalseyValueParser::new())]
+        yes: bool,
+    },
+}
+
+/// `nozzle generate-manifest`.
+#[derive(Debug, Args)]
+pub struct GenerateManifestArgs {
+    /// The network of the blocks, such as mainnet
+    #[arg(long, env = "GM_NETWORK")]
+    pub network: Network,
+    /// The kind of source: evm-rpc (firehose, substreams and eth-beacon are still to come)
+    #[arg(long, env = "GM_KIND")]
+    pub kind: DatasetKind,
+    /// The dataset's name
+    #[arg(long, env = "GM_NAME")]
+    pub name: DatasetName,
+    /// A file, or a folder: then <kind>.json in it. Without it, standard output
+    #[arg(short, long, env = "GM_OUT", value_name = "PATH")]
+    pub out: Option<PathBuf>,
+    /// The Substreams package (for --kind substreams)
+    #[arg(long, env = "GM_SS_MANIFEST_URL", value_name = "URL")]
+    pub manifest: Option<String>,
+    /// The Substreams module (for --kind substreams)
+    #[arg(long, env = "GM_SS_MODULE")]
+    pub module: Option<String>,
+    /// The first block
+    #[arg(long, env = "GM_START_BLOCK", value_name = "N", default_value_t = 0)]
+    pub start_block: BlockNum,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_flag_has_a_variable() {
+        Cli::command().debug_assert();
+        let mut commands: Vec<clap::Command> = vec![Cli::command()];
+        while let Some(command) = commands.pop() {
+            for arg in command.get_opts() {
+                assert!(arg.get_env().is_some(), "{} --{}", command.get_name(), arg.get_id());
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn end_blocks_are_numbers_counts_below_the_head_or_latest() {
+        assert_eq!(parse_end_block("latest"), Ok(EndBlock::Latest));
+        assert_eq!(parse_end_block("12"), Ok(EndBlock::Number(12)));
+        assert_eq!(parse_end_block("-12"), Ok(EndBlock::BelowHead(12)));
+        for bad in ["", "-", "x", "--1", "1.5", "99999999999999999999", "18446744073709551615"] {
+            assert!(parse_end_block(bad).is_err(), "{bad}");
+        }
+        let dump = Cli::try_parse_from(["nozzle", "dump", "--dataset", "a,b", "-e", "-3", "-j", "4"]);
+        let Ok(Cli { command: Command::Dump(args), .. }) = dump else { panic!("{dump:?}") };
+        assert_eq!(
+            (args.dataset, args.end_block, args.n_jobs),
+            (["a", "b"].map(|name| name.parse().expect("a name")).to_vec(), EndBlock::BelowHead(3), 4)
+        );
+        assert!(Cli::try_parse_from(["nozzle", "dump"]).is_err());
+        assert!(Cli::try_parse_from(["nozzle", "dump", "--rpc-url", "http://localhost"]).is_ok());
+    }
+}

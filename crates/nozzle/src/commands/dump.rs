@@ -1,0 +1,338 @@
+//! `nozzle dump`: direct extraction that ends when its end block is reached.
+
+use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use futures::{StreamExt, stream};
+use nozzle_core::{
+    DatasetRef,
+    manifest::{RawManifest, Verify},
+};
+use nozzle_dump::{DumpError, DumpOptions, EndBlock, ParquetOptions, RawDump, Summary, job::CutPolicy};
+use nozzle_metadata::{Dataset, DatasetId};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{self, DatasetArg, DumpArgs},
+    commands::generate_manifest,
+    config::Config,
+    context::{Context, holder},
+    definitions::{self, Rejected},
+    networks,
+    progress::{Progress, say},
+    providers,
+    report::one_line,
+    shutdown::Shutdown,
+    sources::{self, Endpoint},
+    stores,
+};
+
+/// What the unfinished row groups of a dump hold at most, all jobs together.
+const WRITER_MEMORY_BYTES: usize = 256 << 20;
+
+/// Dumps once, or again and again.
+pub async fn run(args: DumpArgs, config: Config) -> anyhow::Result<ExitCode> {
+    let shutdown = Shutdown::watch("stopping at the next whole block; once more to stop at once")?;
+    if let Some(level @ (Verify::Full | Verify::Senders)) = args.verify {
+        bail!("--verify {level} is still to come; this version checks up to `header`");
+    }
+    let base_url = match &args.location {
+        // A path on the command line is relative to where the command runs.
+        Some(place) => {
+            stores::writable_folder(place, &std::env::current_dir().context("finding the current folder")?)?
+        }
+        None => stores::writable_folder(&config.data_dir, &config.base)?,
+    };
+    let context = Context::open(config).await?;
+    let dump = Dump { args, context, base_url, shutdown };
+    // With --fresh a dataset is built anew once, however often the dump runs.
+    let mut built = BTreeSet::new();
+    if let Some(minutes) = dump.args.run_every_mins {
+        every(Duration::from_secs(minutes * 60), dump.shutdown.token(), async || dump.once(&mut built).await)
+            .await;
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(match dump.once(&mut built).await? {
+        RunEnd::Stopped if !dump.args.follow => dump.shutdown.exit_code(),
+        RunEnd::Stopped | RunEnd::Done => ExitCode::SUCCESS,
+    })
+}
+
+struct Dump {
+    args: DumpArgs,
+    context: Context,
+    base_url: String,
+    shutdown: Shutdown,
+}
+
+/// A dataset to dump and where its blocks come from.
+struct Job {
+    dataset: Dataset,
+    manifest: RawManifest,
+    endpoint: Endpoint,
+}
+
+/// How a run over all datasets ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunEnd {
+    Done,
+    Stopped,
+}
+
+/// Runs every `interval`, never two at once; a run that fails is said and the next one still
+/// happens. Ends when `stop` is cancelled.
+async fn every(
+    interval: Duration,
+    stop: &CancellationToken,
+    mut run: impl AsyncFnMut() -> anyhow::Result<RunEnd>,
+) {
+    loop {
+        let next = Instant::now() + interval;
+        if let Err(error) = run().await {
+            say(&format!("this run failed: {}", one_line(&error)));
+        }
+        if !stop.is_cancelled() {
+            say(&format!(
+                "the next run starts in {} s",
+                next.saturating_duration_since(Instant::now()).as_secs()
+            ));
+        }
+        if stop.run_until_cancelled(tokio::time::sleep_until(next)).await.is_none() {
+            return;
+        }
+    }
+}
+
+impl Dump {
+    /// Dumps every dataset that was asked for. One that fails does not keep the others from their
+    /// turn. `fresh` has the datasets that are still to be built anew.
+    async fn once(&self, built: &mut BTreeSet<DatasetId>) -> anyhow::Result<RunEnd> {
+        let jobs = self.jobs().await?;
+        // Following never ends, so that whoever follows several follows them side by side.
+        let side_by_side = if self.args.follow { jobs.len() } else { 1 };
+        let runs = jobs.into_iter().map(|job| {
+            let (id, fresh) = (job.dataset.id, self.args.fresh && !built.contains(&job.dataset.id));
+            async move {
+                if self.shutdown.token().is_cancelled() {
+                    return (id, Ok(RunEnd::Stopped));
+                }
+                let end = self.dump(job, fresh).await;
+                (id, end.map(|summary| if summary.stopped { RunEnd::Stopped } else { RunEnd::Done }))
+            }
+        });
+        let ends: Vec<_> =
+            stream::iter(runs.collect::<Vec<_>>()).buffered(side_by_side.max(1)).collect().await;
+        let (mut run_end, mut first_failure) = (RunEnd::Done, None);
+        for (id, end) in ends {
+            match end {
+                Ok(RunEnd::Stopped) => run_end = RunEnd::Stopped,
+                Ok(RunEnd::Done) => {
+                    built.insert(id);
+                }
+                Err(error) if first_failure.is_none() => first_failure = Some(error),
+                Err(error) => say(&format!("error: {}", one_line(&error))),
+            }
+        }
+        first_failure.map_or(Ok(run_end), Err)
+    }
+
+    /// Finds the datasets that were asked for, after bringing in what the two folders define.
+    async fn jobs(&self) -> anyhow::Result<Vec<Job>> {
+        let Context { config, metadata, .. } = &self.context;
+        providers::import(&config.path(&config.providers_dir), metadata.as_ref()).await?;
+        let rejected = definitions::import(&config.path(&config.dataset_defs_dir), metadata.as_ref()).await?;
+        let mut jobs = vec![];
+        if self.args.dataset.is_empty() {
+            jobs.push(self.ad_hoc(None, &rejected).await?);
+        }
+        for dataset in &self.args.dataset {
+            let found = match dataset {
+                DatasetArg::File(path) => self.of_file(path).await?,
+                DatasetArg::Name(reference) => vec![self.by_name(reference, &rejected).await?],
+            };
+            for job in found {
+                if !jobs.iter().any(|known: &Job| known.dataset.id == job.dataset.id) {
+                    jobs.push(job);
+                }
+            }
+        }
+        for rejected in rejected {
+            tracing::warn!("{} is left out: {:#}", rejected.path.display(), rejected.error);
+        }
+        Ok(jobs)
+    }
+
+    async fn of_file(&self, path: &Path) -> anyhow::Result<Vec<Job>> {
+        let mut jobs = vec![];
+        for manifest in definitions::read_file(path)? {
+            let dataset = definitions::register(&manifest, self.context.metadata.as_ref()).await?;
+            jobs.push(self.job(dataset).await?);
+        }
+        Ok(jobs)
+    }
+
+    async fn by_name(&self, reference: &DatasetRef, rejected: &[Rejected]) -> anyhow::Result<Job> {
+        if let Some(bad) = rejected.iter().find(|rejected| rejected.defines(reference)) {
+            bail!("{:#}", bad.error);
+        }
+        if self.args.rpc_url.is_some() && self.context.metadata.dataset(reference).await?.is_none() {
+            return self.ad_hoc(Some(reference.clone()), rejected).await;
+        }
+        self.job(self.context.dataset(reference).await?).await
+    }
+
+    async fn job(&self, dataset: Dataset) -> anyhow::Result<Job> {
+        let manifest = definitions::of_dataset(&dataset)?;
+        let endpoint = match &self.args.rpc_url {
+            Some(url) => Endpoint::of_url(url),
+            None => Endpoint::of_manifest(&manifest, &self.context).await?,
+        };
+        Ok(Job { dataset, manifest, endpoint })
+    }
+
+    /// A dataset that only --rpc-url tells of: its definition is written so that the next dump, and
+    /// everybody else, finds it.
+    async fn ad_hoc(&self, reference: Option<DatasetRef>, rejected: &[Rejected]) -> anyhow::Result<Job> {
+        let url = self.args.rpc_url.as_deref().context("no dataset and no --rpc-url was given")?;
+        let endpoint = Endpoint::of_url(url);
+        let network = networks::network_of(endpoint.chain_id().await?);
+        let name = match reference {
+            Some(DatasetRef { version: Some(version), name }) => {
+                bail!(
+                    "there is no dataset `{name}` of version {version}; leave the version out to define version 0.0.0"
+                )
+            }
+            Some(reference) => reference.name,
+            None => networks::dataset_name_of(&network),
+        };
+        let plain = DatasetRef { name: name.clone(), version: None };
+        if let Some(dataset) = self.context.metadata.dataset(&plain).await? {
+            return self.job(dataset).await;
+        }
+        if let Some(bad) = rejected.iter().find(|rejected| rejected.defines(&plain)) {
+            bail!("{:#}", bad.error);
+        }
+        let Context { config, metadata, .. } = &self.context;
+        let manifest = generate_manifest::evm_rpc(name, network.clone(), 0);
+        let path = generate_manifest::write_into(&config.path(&config.dataset_defs_dir), &manifest)?;
+        say(&format!("wrote the manifest {}", path.display()));
+        if providers::find(metadata.as_ref(), manifest.kind, &network).await?.is_empty() {
+            let folder = config.path(&config.providers_dir);
+            let provider = network.as_str().parse().context("naming the provider")?;
+            let path = providers::write_file(&folder, &provider, &network, url)?;
+            say(&format!("wrote the provider {}", path.display()));
+            providers::import(&folder, metadata.as_ref()).await?;
+        }
+        let dataset = definitions::register(&manifest, metadata.as_ref()).await?;
+        Ok(Job { dataset, manifest, endpoint })
+    }
+
+    async fn dump(&self, job: Job, fresh: bool) -> anyhow::Result<Summary> {
+        let Job { dataset, manifest, endpoint } = job;
+        let name = dataset.name.clone();
+        let opening = sources::open(&endpoint, &manifest, self.args.verify);
+        let Some(source) = self.shutdown.token().run_until_cancelled(opening).await else {
+            return Ok(Summary { stopped: true, ..Summary::default() });
+        };
+        let source = source.with_context(|| format!("dumping `{name}` failed"))?;
+        let raw = RawDump {
+            metadata: Arc::clone(&self.context.metadata),
+            stores: Arc::clone(&self.context.stores),
+            source,
+            dataset,
+            network: manifest.network.clone(),
+            start_block: manifest.start_block,
+            options: self.options(&manifest, fresh)?,
+        };
+        let progress = Progress::start(name.as_str());
+        match raw.run(&progress, self.shutdown.token()).await {
+            Ok(summary) => {
+                progress.finish(&summary);
+                Ok(summary)
+            }
+            Err(error) => {
+                progress.abandon();
+                Err(error).with_context(|| format!("dumping `{name}` failed"))
+            }
+        }
+    }
+
+    fn options(&self, manifest: &RawManifest, fresh: bool) -> anyhow::Result<DumpOptions> {
+        let Config { parquet, writer, chain, poll_interval_secs, .. } = &self.context.config;
+        let compression = parquet.compression.parse().map_err(anyhow::Error::msg)?;
+        Ok(DumpOptions {
+            end: match self.args.end_block {
+                cli::EndBlock::Number(number) if number < manifest.start_block => bail!(
+                    "the end block {number} is below the dataset's first block {}",
+                    manifest.start_block
+                ),
+                cli::EndBlock::Latest => EndBlock::Latest,
+                cli::EndBlock::Number(number) => EndBlock::Number(number),
+                cli::EndBlock::BelowHead(below) => EndBlock::BelowHead(below),
+            },
+            follow: self.args.follow,
+            only_finalized: self.args.only_finalized_blocks || manifest.finalized_blocks_only,
+            fresh,
+            jobs: usize::from(self.args.n_jobs),
+            base_url: self.base_url.clone(),
+            is_base_explicit: self.args.location.is_some(),
+            cut: CutPolicy {
+                partition_bytes: self.args.partition_size_mb << 20,
+                flush_interval: Duration::from_secs_f64(writer.segment_flush_interval_secs),
+            },
+            parquet: ParquetOptions {
+                compression,
+                bloom_filters: parquet.bloom_filters,
+                max_row_group_bytes: parquet.max_row_group_mb << 20,
+            },
+            writer_memory_bytes: WRITER_MEMORY_BYTES,
+            poll_interval: Duration::from_secs_f64(*poll_interval_secs),
+            reorg_depth: chain.reorg_depth,
+            holder: holder("dump"),
+        })
+    }
+}
+
+/// What to do next about a failed dump, where the error itself does not say.
+pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    match error.downcast_ref::<DumpError>()? {
+        DumpError::Source(_) | DumpError::Metadata(_) | DumpError::Commit(_) => {
+            Some("what was committed is safe; run the same command again to go on")
+        }
+        DumpError::Store { .. } => Some(
+            "check that the disk has space and can be written; what was committed is safe, run the same command again to go on",
+        ),
+        DumpError::Held(_) | DumpError::OtherChain { .. } | DumpError::Refused(_) | DumpError::LeaseLost => {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn scheduled_runs_never_overlap_and_outlive_failures() {
+        let (stop, interval) = (CancellationToken::new(), Duration::from_millis(40));
+        let mut starts: Vec<Instant> = vec![];
+        let (running, mut overlaps) = (std::sync::atomic::AtomicBool::new(false), 0);
+        every(interval, &stop, async || {
+            use std::sync::atomic::Ordering::SeqCst;
+            overlaps += u32::from(running.swap(true, SeqCst));
+            starts.push(Instant::now());
+            // The second run takes longer than the interval.
+            let takes = if starts.len() == 2 { interval * 3 } else { Duration::ZERO };
+            tokio::time::sleep(takes).await;
+            running.store(false, SeqCst);
+            if starts.len() == 5 {
+                stop.cancel();
+            }
+            if starts.len().is_multiple_of(2) { Ok(RunEnd::Done) } else { bail!("a run that fails") }
+        })
+        .await;
+        assert_eq!((starts.len(), overlaps), (5, 0));
+        assert!(starts[1] - starts[0] >= interval && starts[2] - starts[1] >= interval * 3);
+    }
+}

@@ -1,0 +1,79 @@
+//! `nozzle generate-manifest`: the manifest of a raw dataset, ready to be edited. Needs neither a
+//! configuration nor a database.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use nozzle_core::{
+    BlockNum, DatasetKind, DatasetName, DatasetVersion, Network, TableName,
+    manifest::{Columns, RawManifest},
+    schema::BLOCK_NUM,
+};
+
+use crate::{cli::GenerateManifestArgs, definitions, report};
+
+/// Writes a manifest.
+pub fn run(args: GenerateManifestArgs) -> anyhow::Result<ExitCode> {
+    if args.kind != DatasetKind::Substreams && (args.manifest.is_some() || args.module.is_some()) {
+        bail!("--manifest and --module are for --kind substreams");
+    }
+    definitions::supported(args.kind)?;
+    let manifest = evm_rpc(args.name, args.network, args.start_block);
+    let text = to_text(&manifest)?;
+    match args.out {
+        None => report::answer(&text)?,
+        Some(out) => {
+            let path = if out.is_dir() { out.join(format!("{}.json", args.kind)) } else { out };
+            write(&path, &text)?;
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A manifest that stores every table and column of an EVM chain, each named so that what is not
+/// wanted can be deleted.
+pub fn evm_rpc(name: DatasetName, network: Network, start_block: BlockNum) -> RawManifest {
+    let schema: BTreeMap<TableName, Columns> = nozzle_sources::evm::tables::tables()
+        .into_iter()
+        .map(|table| {
+            let names = table.schema.fields().iter().map(|field| field.name().clone());
+            (table.name, Columns::Named(names.filter(|name| name != BLOCK_NUM).collect()))
+        })
+        .collect();
+    RawManifest {
+        name,
+        version: DatasetVersion::default(),
+        kind: DatasetKind::EvmRpc,
+        network,
+        start_block,
+        finalized_blocks_only: false,
+        verify: None,
+        schema: Some(schema),
+    }
+}
+
+/// The manifest as a file has it.
+pub fn to_text(manifest: &RawManifest) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(manifest).context("writing the manifest as JSON")? + "\n")
+}
+
+/// Writes a manifest into the folder of definitions.
+pub fn write_into(folder: &Path, manifest: &RawManifest) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let path = folder.join(format!("{}.json", manifest.name));
+    // Somebody's own file is never overwritten.
+    let mut file = File::create_new(&path).with_context(|| format!("making {}", path.display()))?;
+    file.write_all(to_text(manifest)?.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,32 @@
+//! What each command does, one module a command.
+
+mod dataset;
+mod dump;
+mod files;
+mod generate_manifest;
+mod migrate;
+mod query;
+mod server;
+
+use std::process::ExitCode;
+
+pub use dump::advice;
+
+use crate::{
+    cli::{Cli, Command},
+    context::load_config,
+};
+
+/// Runs the command that was typed.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = || load_config(cli.config.as_deref());
+    match cli.command {
+        Command::Dump(args) => dump::run(args, config()?).await,
+        Command::Query(args) => query::run(args, config()?).await,
+        Command::Server(args) => server::run(args, config()?).await,
+        Command::Files(args) => files::run(args, config()?).await,
+        Command::Dataset(command) => dataset::run(command, config()?).await,
+        Command::Migrate => migrate::run(config()?).await,
+        Command::GenerateManifest(args) => generate_manifest::run(args),
+    }
+}

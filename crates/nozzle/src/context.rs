@@ -1,0 +1,106 @@
+//! What commands work on: the configuration, the metadata database and the object stores.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use nozzle_core::DatasetRef;
+use nozzle_metadata::{Dataset, MetadataConfig, MetadataStore};
+use nozzle_query::{Engine, EngineConfig, Stores, nearest::suggestion};
+
+use crate::{config::Config, stores};
+
+/// What commands work on.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration.
+    pub config: Config,
+    /// The metadata database.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// The object stores.
+    pub stores: Arc<Stores>,
+}
+
+impl Context {
+    /// Opens what a command that writes needs; a new SQLite database is made where there is none.
+    pub async fn open(config: Config) -> anyhow::Result<Self> {
+        let metadata = nozzle_metadata::open(&metadata_config(&config)).await?;
+        Ok(Self { config, metadata, stores: stores::stores() })
+    }
+
+    /// Opens what a command that only reads needs: where nothing was extracted yet, it says so
+    /// instead of making an empty database.
+    pub async fn open_existing(config: Config) -> anyhow::Result<Self> {
+        if let Some(file) = config.metadata_file().filter(|file| !file.exists()) {
+            bail!(
+                "nothing has been extracted here yet: there is no {}. Run `nozzle dump`, or name the configuration with --config",
+                file.display()
+            );
+        }
+        Self::open(config).await
+    }
+
+    /// The query engine.
+    pub fn engine(&self) -> anyhow::Result<Engine> {
+        let limit = self.config.max_mem_mb;
+        let config = EngineConfig {
+            max_memory_bytes: (limit > 0).then_some(limit << 20),
+            spill_folders: self
+                .config
+                .spill_location
+                .iter()
+                .map(|path| self.config.base.join(path))
+                .collect(),
+            footer_cache_bytes: self.config.parquet.cache_size_mb << 20,
+        };
+        Ok(Engine::new(Arc::clone(&self.metadata), Arc::clone(&self.stores), &config)?)
+    }
+
+    /// A registered dataset; the error names the nearest one that exists.
+    pub async fn dataset(&self, reference: &DatasetRef) -> anyhow::Result<Dataset> {
+        if let Some(dataset) = self.metadata.dataset(reference).await? {
+            return Ok(dataset);
+        }
+        let known: Vec<String> = self.metadata.datasets().await?.iter().map(|d| d.name.to_string()).collect();
+        let name = reference.name.as_str();
+        if known.iter().any(|known| known == name) {
+            bail!("the dataset `{name}` has no version {}", reference.version.unwrap_or_default());
+        }
+        bail!(
+            "there is no dataset `{name}`{} Put its manifest into {}, or give --rpc-url",
+            Some(suggestion(name, known.iter().map(String::as_str)))
+                .filter(|s| !s.is_empty())
+                .unwrap_or(".".into()),
+            self.config.path(&self.config.dataset_defs_dir).display()
+        )
+    }
+}
+
+/// How the configuration's metadata database is opened.
+pub fn metadata_config(config: &Config) -> MetadataConfig {
+    let url = config.metadata_url();
+    let listen_url = &config.metadata_db.listen_url;
+    MetadataConfig {
+        listen_url: (!listen_url.is_empty()).then(|| listen_url.clone()),
+        pool_size: config.metadata_db.pool_size,
+        auto_migrate: config.metadata_db.auto_migrate.unwrap_or_else(|| url.starts_with("sqlite:")),
+        url,
+    }
+}
+
+/// The name of this machine, for messages that other machines read.
+pub fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    name.map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or("an unnamed machine".into())
+}
+
+/// What a lease of this process says of its holder.
+pub fn holder(command: &str) -> String {
+    format!("`nozzle {command}` (process {} on {})", std::process::id(), machine_name())
+}
+
+/// Reads the configuration that the command line names.
+pub fn load_config(named: Option<&Path>) -> anyhow::Result<Config> {
+    Config::load(named).context("the configuration cannot be used")
+}

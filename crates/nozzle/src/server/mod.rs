@@ -1,0 +1,130 @@
+//! The servers: Arrow Flight, JSON Lines, and the beginning of the Admin API.
+//!
+//! Each is a listener of its own over the one query engine of the process. All of them stop to
+//! accept when the program is told to end, and finish what they have begun.
+
+mod admin;
+mod error;
+mod flight;
+mod jsonl;
+mod query;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use axum::Router;
+use nozzle_query::Engine;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// Which servers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// Arrow Flight.
+    pub flight: bool,
+    /// JSON Lines.
+    pub jsonl: bool,
+    /// The Admin API.
+    pub admin: bool,
+}
+
+impl Selection {
+    /// Explicit selectors: none set means all.
+    pub fn of_flags(flight: bool, jsonl: bool, admin: bool) -> Self {
+        let all = !(flight || jsonl || admin);
+        Self { flight: flight || all, jsonl: jsonl || all, admin: admin || all }
+    }
+}
+
+/// Servers that have their sockets but do not answer yet.
+#[derive(Debug)]
+pub struct Bound {
+    engine: Arc<Engine>,
+    flight: Option<TcpListener>,
+    jsonl: Option<TcpListener>,
+    admin: Option<TcpListener>,
+}
+
+impl Bound {
+    /// Takes the configured addresses.
+    pub async fn bind(selection: Selection, config: &Config, engine: Arc<Engine>) -> anyhow::Result<Self> {
+        let flight = listen(selection.flight, "flight_addr", &config.flight_addr).await?;
+        let jsonl = listen(selection.jsonl, "jsonl_addr", &config.jsonl_addr).await?;
+        let admin = listen(selection.admin, "admin_api_addr", &config.admin_api_addr).await?;
+        Ok(Self { engine, flight, jsonl, admin })
+    }
+
+    /// Where each server listens, as a client names it.
+    pub fn addresses(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut addresses = vec![];
+        for (name, scheme, listener) in [
+            ("Arrow Flight", "grpc", &self.flight),
+            ("JSON Lines", "http", &self.jsonl),
+            ("Admin API", "http", &self.admin),
+        ] {
+            if let Some(listener) = listener {
+                let address = listener.local_addr()?;
+                warn_if_open(name, address);
+                addresses.push((name, format!("{scheme}://{address}")));
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Answers until `stop`, then ends when what was begun is finished.
+    pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut servers = JoinSet::new();
+        if let Some(listener) = self.flight {
+            servers.spawn(flight::serve(listener, Arc::clone(&self.engine), stop.clone()));
+        }
+        if let Some(listener) = self.jsonl {
+            servers.spawn(serve_http(listener, jsonl::router(Arc::clone(&self.engine)), stop.clone()));
+        }
+        if let Some(listener) = self.admin {
+            servers.spawn(serve_http(listener, admin::router(), stop.clone()));
+        }
+        while let Some(ended) = servers.join_next().await {
+            // One that fails takes the others with it: half a server would go unnoticed.
+            ended.context("a server ended by a defect")??;
+        }
+        Ok(())
+    }
+}
+
+async fn listen(wanted: bool, key: &str, address: &str) -> anyhow::Result<Option<TcpListener>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).with_context(|| {
+        format!("cannot listen on {address}; is another server running? Choose another address with {key}")
+    })
+}
+
+fn warn_if_open(name: &str, address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "{name} on {address} answers everybody who can reach this machine: there is no authentication"
+        );
+    }
+}
+
+async fn serve_http(listener: TcpListener, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
+    let stopped = async move { stop.cancelled().await };
+    axum::serve(listener, router).with_graceful_shutdown(stopped).await.context("an HTTP server failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_are_explicit_and_none_means_all() {
+        let selection = |flight, jsonl, admin| Selection { flight, jsonl, admin };
+        assert_eq!(Selection::of_flags(false, false, false), selection(true, true, true));
+        assert_eq!(Selection::of_flags(true, false, false), selection(true, false, false));
+        assert_eq!(Selection::of_flags(false, true, true), selection(false, true, true));
+    }
+}

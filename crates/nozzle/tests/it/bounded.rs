@@ -1,0 +1,43 @@
+//! The memory of a dump is bounded by what is in flight, not by the range.
+
+use std::time::Duration;
+
+use nozzle_testkit::replay::Recording;
+
+use crate::harness::{Db, Place, synthetic};
+
+/// The source keeps at most 64 MiB of answers in flight. The short range is too small to fill that,
+/// the long one fills it; beyond it, and some slack of the allocator, nothing may grow.
+const IN_FLIGHT_KIB: u64 = 96 << 10;
+
+/// Transactions a block: with 3 the long range is some 140 MiB of answers. `just bounded` takes 40.
+fn transactions() -> u64 {
+    std::env::var("NOZZLE_BOUNDED_TRANSACTIONS").map_or(3, |count| count.parse().expect("a number"))
+}
+
+/// The peak resident memory of a dump of so many blocks, in KiB.
+fn peak_of(blocks: u64) -> u64 {
+    let node = synthetic(Recording::synthetic(blocks, transactions(), 2, 5), 0);
+    let place = Place::configured(Db::Sqlite, "writer = { segment_flush_interval_secs = 1.0 }");
+    place.define("eth", "chain-1337", node.url());
+    let mut dump = place.start(&["dump", "--dataset", "eth"]);
+    let status = format!("/proc/{}/status", dump.id());
+    let mut peak = 0;
+    while dump.is_running() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(peak);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let said = dump.wait();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), blocks);
+    peak
+}
+
+#[test]
+fn peak_memory_does_not_grow_with_the_range() {
+    let (short, long) = (peak_of(2_000), peak_of(20_000));
+    println!("peak of 2,000 blocks {short} KiB, of 20,000 blocks {long} KiB");
+    assert!(long < short + IN_FLIGHT_KIB, "2,000 blocks took {short} KiB, 20,000 took {long} KiB");
+}

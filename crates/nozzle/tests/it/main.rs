@@ -1,0 +1,16 @@
+//! The program as a stranger uses it: the real binary, real nodes, real databases. A module per
+//! command and per promise.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so at once")]
+
+mod architecture;
+mod bounded;
+mod commands;
+mod crash;
+mod documents;
+mod errors;
+mod harness;
+mod readers;
+mod reorgs;
+mod servers;
+mod truth;

@@ -1,0 +1,295 @@
+//! The query servers as their clients see them.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nozzle_testkit::replay::Recording;
+use serde_json::{Value, json};
+
+use crate::harness::{Db, Place, python, synthetic};
+
+/// A running server and where it listens.
+struct Server {
+    child: Child,
+    flight: Option<String>,
+    jsonl: Option<String>,
+    admin: Option<String>,
+}
+
+impl Server {
+    fn start(place: &Place, flags: &[&str]) -> Self {
+        let mut command = place.command(&[&["server"], flags].concat());
+        for address in ["FLIGHT_ADDR", "JSONL_ADDR", "ADMIN_API_ADDR"] {
+            command.env(format!("NOZZLE_CONFIG_{address}"), "127.0.0.1:0");
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut server = Self { flight: None, jsonl: None, admin: None, child };
+        let expected = if flags.is_empty() { 3 } else { flags.len() };
+        for _ in 0..expected {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            let (name, url) = line.trim().split_once(" listens on ").unwrap_or_else(|| panic!("{line}"));
+            match name {
+                "Arrow Flight" => server.flight = Some(url.to_owned()),
+                "JSON Lines" => server.jsonl = Some(url.to_owned()),
+                "Admin API" => server.admin = Some(url.to_owned()),
+                other => panic!("{other} listens"),
+            }
+        }
+        server
+    }
+
+    /// Posts a body with further arguments of curl; the status and the answer.
+    fn post_with(&self, body: &str, arguments: &[&str]) -> (u16, String) {
+        let mut curl = Command::new("curl")
+            .args([
+                "-sS",
+                "-X",
+                "POST",
+                "--data-binary",
+                "@-",
+                "-w",
+                "%{http_code}",
+                self.jsonl.as_ref().unwrap(),
+            ])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        curl.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+        let said = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+        let (answer, status) = said.split_at(said.len() - 3);
+        (status.parse().unwrap(), answer.to_owned())
+    }
+
+    fn post(&self, sql: &str) -> (u16, String) {
+        self.post_with(sql, &[])
+    }
+
+    fn stop(mut self) -> i32 {
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        let code = self.child.wait().unwrap().code();
+        code.unwrap_or(-1)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A place with 60 blocks of three transactions with two logs each, but for the first.
+fn extracted(db: Db) -> Place {
+    let node = synthetic(Recording::synthetic(60, 3, 2, 41), 0);
+    let place = Place::configured(db, "");
+    place.define("eth", "chain-1337", node.url());
+    place.ok(&["dump", "--dataset", "eth"]);
+    place
+}
+
+#[test]
+fn json_lines_are_what_the_query_command_answers() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let place = extracted(db);
+        let server = Server::start(&place, &[]);
+        for sql in [
+            "SELECT count(*) AS n, sum(value) AS v FROM eth.transactions",
+            "SELECT * FROM eth.blocks ORDER BY block_num LIMIT 7",
+            "SELECT * FROM eth.logs WHERE false",
+        ] {
+            let (status, body) = server.post(sql);
+            assert_eq!((status, body), (200, place.ok(&["query", sql, "--format", "jsonl"]).stdout), "{sql}");
+        }
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn errors_have_their_codes() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &["--jsonl-server"]);
+    for (sql, status, code) in [
+        ("SELEC 1", 400, "SQL_PARSE_ERROR"),
+        ("SELECT nothing FROM eth.blocks", 400, "INVALID_PLAN"),
+        ("DROP TABLE eth.blocks", 400, "INVALID_PLAN"),
+        ("SELECT * FROM eth.nothing", 404, "TABLE_NOT_FOUND_ERROR"),
+        ("SELECT * FROM nothing.blocks", 404, "TABLE_NOT_FOUND_ERROR"),
+        ("SELECT CAST('x' AS INT)", 400, "INVALID_PLAN"),
+    ] {
+        let (said, body) = server.post(sql);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        // A constant that cannot be is found while planning or while running; both are told.
+        let is_expected = body["error_code"] == code && said == status;
+        let is_execution = sql.contains("CAST") && body["error_code"] == "EXECUTION_ERROR" && said == 500;
+        assert!(is_expected || is_execution, "{sql}: {said} {body}");
+        assert!(body["error_message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+    }
+    let (status, body) = server.post(&format!("SELECT '{}'", "x".repeat(1 << 20)));
+    assert_eq!(status, 413, "{body}");
+    let health = format!("{}/health", server.jsonl.as_ref().unwrap());
+    let output = Command::new("curl").args(["-sS", &health]).output().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({"status": "ok"}));
+    let sum = "SELECT sum(value) AS v FROM eth.transactions";
+    let number = |format: &str| {
+        let (_, line) = server.post_with(sum, &["-H", &format!("nozzle-decimals: {format}")]);
+        serde_json::from_str::<Value>(&line).unwrap()["v"].is_number()
+    };
+    assert!(number("number") && !number("string"));
+}
+
+#[test]
+fn an_error_in_the_middle_is_a_last_line_and_a_broken_connection() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &["--jsonl-server"]);
+    // Many rows first, so that the answer has begun when the division fails.
+    let sql = "SELECT 1 / (100000 - v.value) AS x FROM generate_series(0, 200000) AS v(value)";
+    let address = server.jsonl.as_ref().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    write!(stream, "POST / HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n{sql}", sql.len())
+        .unwrap();
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer).ok();
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.starts_with("HTTP/1.1 200"), "{}", &text[..200.min(text.len())]);
+    assert!(text.contains(r#"{"_nozzle":{"error":{"error_code":"EXECUTION_ERROR""#), "no error line");
+    assert!(!text.ends_with("0\r\n\r\n"), "the answer must not end as a whole one does");
+}
+
+#[test]
+fn answers_are_packed_where_the_client_takes_it() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &["--jsonl-server"]);
+    let curl = |flags: &[&str]| {
+        let url = server.jsonl.as_ref().unwrap();
+        let sql = "SELECT * FROM eth.logs ORDER BY _block_num, log_index";
+        let output =
+            Command::new("curl").args(["-sS", "-X", "POST", url, "--data", sql]).args(flags).output();
+        output.unwrap().stdout
+    };
+    let plain = curl(&[]);
+    assert_eq!(plain.iter().filter(|byte| **byte == b'\n').count(), 59 * 6);
+    assert_eq!(curl(&["-H", "Accept-Encoding: gzip", "--compressed"]), plain);
+    let packed = curl(&["-H", "Accept-Encoding: gzip"]);
+    assert!(packed.starts_with(&[0x1f, 0x8b]) && packed.len() < plain.len() / 2, "{} bytes", packed.len());
+}
+
+const FLIGHT: &str = r#"
+import sys
+import pyarrow as pa
+from pyarrow import flight
+client = flight.connect(sys.argv[1])
+table = client.do_get(flight.Ticket("SELECT * FROM eth.blocks ORDER BY block_num LIMIT 10")).read_all()
+assert table.num_rows == 10 and len(table.to_pandas()) == 10
+assert table.schema.field("hash").type == pa.binary(32), table.schema
+info = client.get_flight_info(flight.FlightDescriptor.for_command("SELECT count(*) AS n FROM eth.logs"))
+assert info.schema.names == ["n"]
+assert client.do_get(info.endpoints[0].ticket).read_all().to_pylist() == [{"n": 354}]
+empty = client.do_get(flight.Ticket("SELECT hash, miner FROM eth.blocks WHERE false")).read_all()
+assert empty.num_rows == 0 and empty.schema.names == ["hash", "miner"]
+texts = client.do_get(flight.Ticket("SELECT lower('AB') AS t, arrow_typeof(hash) AS h FROM eth.blocks LIMIT 1")).read_all()
+assert texts.schema.field("t").type == pa.string(), texts.schema
+for sql, error in [("SELEC 1", pa.ArrowInvalid), ("SELECT nothing FROM eth.blocks", pa.ArrowInvalid),
+                   ("SELECT * FROM eth.nothing", KeyError), ("DROP TABLE eth.blocks", pa.ArrowInvalid)]:
+    for call in (lambda: client.do_get(flight.Ticket(sql)).read_all(),
+                 lambda: client.get_flight_info(flight.FlightDescriptor.for_command(sql))):
+        try:
+            call()
+        except error:
+            continue
+        raise SystemExit(f"{sql} was answered")
+try:
+    list(client.list_actions())
+except NotImplementedError:
+    pass
+print("ok")
+"#;
+
+const FLIGHT_SQL: &str = r#"
+import sys
+import adbc_driver_flightsql.dbapi as dbapi
+with dbapi.connect(sys.argv[1], autocommit=True) as connection:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT block_num, hash FROM eth.blocks WHERE block_num < 3 ORDER BY block_num")
+        table = cursor.fetch_arrow_table()
+        assert table.column("block_num").to_pylist() == [0, 1, 2], table
+print("ok")
+"#;
+
+#[test]
+fn pyarrow_reads_over_arrow_flight() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let place = extracted(db);
+        let server = Server::start(&place, &["--flight-server"]);
+        assert!(server.jsonl.is_none() && server.admin.is_none());
+        assert_eq!(python(FLIGHT, &[server.flight.as_ref().unwrap()]).trim(), "ok");
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn adbc_reads_over_flight_sql() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &[]);
+    assert_eq!(python(FLIGHT_SQL, &[server.flight.as_ref().unwrap()]).trim(), "ok");
+}
+
+#[test]
+fn commits_of_another_process_are_seen_at_once() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let node = synthetic(Recording::synthetic(60, 3, 2, 41), 0);
+        let place = Place::configured(db, "");
+        place.define("eth", "chain-1337", node.url());
+        place.ok(&["dump", "--dataset", "eth", "-e", "9"]);
+        let server = Server::start(&place, &["--jsonl-server"]);
+        let count = || server.post("SELECT count(*) AS n FROM eth.blocks").1;
+        assert_eq!(count(), "{\"n\":10}\n");
+        place.ok(&["dump", "--dataset", "eth", "-e", "29"]);
+        let committed = Instant::now();
+        assert_eq!(count(), "{\"n\":30}\n");
+        assert!(committed.elapsed() < Duration::from_secs(2), "one answer took that long");
+    }
+}
+
+#[test]
+fn a_server_that_is_told_to_end_finishes_what_it_has_begun() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &[]);
+    let url = server.jsonl.clone().unwrap();
+    let rows = 3_000_000;
+    let sql = format!("SELECT value FROM generate_series(1, {rows})");
+    let mut curl = Command::new("curl")
+        .args(["-sS", "-X", "POST", &url, "--data", &sql])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().is_ok());
+    let id = server.child.id().to_string();
+    Command::new("kill").args(["-TERM", &id]).status().unwrap();
+    assert_eq!(lines.count(), rows - 1, "the answer was cut");
+    assert!(curl.wait().unwrap().success());
+    assert_eq!(server.stop(), 0);
+    assert!(TcpStream::connect(url.strip_prefix("http://").unwrap()).is_err(), "it still listens");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named_with_its_key() {
+    let place = extracted(Db::Sqlite);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output =
+        place.command(&["server", "--jsonl-server"]).env("NOZZLE_CONFIG_JSONL_ADDR", &address).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains(&address) && said.contains("jsonl_addr"), "{said}");
+}
