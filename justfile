@@ -1,0 +1,56 @@
+# The recipes of this repository; `just` lists them.
+
+# Always the whole workspace: with `-p` cargo chooses other features and builds half of it again.
+
+# list the recipes
+default:
+    @just --list --unsorted
+
+# install what the tests need
+setup:
+    scripts/setup
+
+# start a node, extract its chain, ask a few questions
+demo:
+    scripts/demo
+
+# formatting, lints and all tests; with arguments only the tests that they name
+test *args:
+    scripts/test {{args}}
+
+# is everything formatted, and does clippy have nothing to say?
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# format everything
+fmt:
+    cargo fmt --all
+
+# does it compile? the fastest answer
+check:
+    cargo check --workspace --all-targets
+
+# build the documentation of the code; a broken link is an error
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# licences, advisories and duplicates in the dependency tree (needs cargo-deny)
+deny:
+    cargo deny check
+
+# the long crash test: kill -9 in the middle of so many dumps on each database
+crash runs="25":
+    NOZZLE_CRASH_RUNS={{runs}} scripts/test --no-capture crash
+
+# the memory test: a dump's peak must not grow with the range
+bounded:
+    NOZZLE_BOUNDED_TRANSACTIONS=40 scripts/test --no-capture bounded
+
+# the program itself, optimised, in target/release/nozzle
+release:
+    cargo build --release --bin nozzle
+
+# remove the tools that the tests have installed
+clean-tools:
+    rm -rf "${NOZZLE_TEST_TOOLS:-target/tools}"
