@@ -97,6 +97,9 @@ fn classify(database: &str, error: sqlx::Error) -> MetadataError {
         Code::ReadOnly => MetadataError::Refused(format!(
             "the metadata database {database} cannot be written to here: it is read-only"
         )),
+        Code::Full => MetadataError::Refused(format!(
+            "there is no space left for the metadata database {database}; make room and run the same command again"
+        )),
         Code::Other => MetadataError::Failed { database, source: error },
     }
 }
@@ -114,6 +117,7 @@ fn damage(error: &sqlx::Error) -> String {
 enum Code {
     Busy,
     Damaged,
+    Full,
     ReadOnly,
     Other,
 }
@@ -133,6 +137,7 @@ impl Code {
             5 | 6 => Self::Busy,
             11 | 26 => Self::Damaged,
             8 => Self::ReadOnly,
+            13 => Self::Full,
             _ => Self::Other,
         }
     }
@@ -145,6 +150,7 @@ impl Code {
             // an idle transaction ended.
             "40001" | "40P01" | "53300" | "55P03" | "57014" | "25P03" => Self::Busy,
             "XX001" | "XX002" => Self::Damaged,
+            "53100" => Self::Full,
             // Connections, shutting down, starting up.
             _ if state.starts_with("08") || state.starts_with("57P") => Self::Busy,
             _ => Self::Other,
@@ -164,12 +170,17 @@ mod tests {
             (26, Code::Damaged),
             (267, Code::Damaged),
             (1544, Code::ReadOnly),
+            (13, Code::Full),
         ] {
             assert_eq!(Code::of_sqlite(extended), expected, "{extended}");
         }
-        for (state, expected) in
-            [("57P01", Code::Busy), ("08006", Code::Busy), ("25006", Code::ReadOnly), ("23505", Code::Other)]
-        {
+        for (state, expected) in [
+            ("57P01", Code::Busy),
+            ("08006", Code::Busy),
+            ("25006", Code::ReadOnly),
+            ("23505", Code::Other),
+            ("53100", Code::Full),
+        ] {
             assert_eq!(Code::of_postgres(state), expected, "{state}");
         }
     }
