@@ -21,8 +21,10 @@ pub enum Refusal {
 /// Segments and what they replace.
 #[derive(Debug, Default)]
 pub struct Change {
-    /// New segments: for each table the same spans.
+    /// New segments of blocks that were extracted: for each table the same spans.
     pub added: Vec<NewSegment>,
+    /// New segments whose rows were copied from what they replace.
+    pub kept: Vec<NewSegment>,
     /// What they stand in for.
     pub replaced: Vec<SegmentId>,
 }
@@ -35,7 +37,8 @@ pub async fn commit(
     observer: &dyn Observer,
 ) -> Result<(), Refusal> {
     let events = committed_events(target, &change.added);
-    let commit = Commit { lease, added: change.added, replaced: change.replaced };
+    let added = change.kept.into_iter().chain(change.added).collect();
+    let commit = Commit { lease, added, replaced: change.replaced };
     match target.metadata.commit(&commit).await {
         Ok(sequence) => {
             tracing::debug!(%sequence, "committed");

@@ -98,7 +98,7 @@ impl AsyncFileReader for ObjectReader {
     }
 }
 
-/// Makes a local file survive a loss of power: its bytes, and its name in the folder. Stores other
+/// Makes a local file survive a loss of power: its bytes, and its name in its folders. Stores other
 /// than the local disk do that by themselves before they answer.
 pub async fn make_durable(location: &Location, name: &str) -> Result<(), DumpError> {
     let Some(folder) = local_folder(&location.url) else { return Ok(()) };
@@ -106,7 +106,9 @@ pub async fn make_durable(location: &Location, name: &str) -> Result<(), DumpErr
     let path = folder.join(&name);
     let synced = tokio::task::spawn_blocking(move || {
         std::fs::File::open(folder.join(name))?.sync_all()?;
-        std::fs::File::open(folder)?.sync_all()
+        // The folders of revision, table, dataset and data may be new too; where they are not, there
+        // is nothing to do for them.
+        folder.ancestors().take(4).try_for_each(|folder| std::fs::File::open(folder)?.sync_all())
     });
     let failed = |error| DumpError::store(format!("writing {} to disk", path.display()), error);
     synced.await.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)

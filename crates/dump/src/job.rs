@@ -1,6 +1,9 @@
 //! One job of a round: streams a block range from the source into segments and commits them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
 use nozzle_core::BlockRange;
@@ -83,14 +86,32 @@ impl Job {
     ) -> Result<JobEnd, DumpError> {
         let mut blocks = self.stream();
         let mut writer = self.new_writer();
+        let mut last = None;
         loop {
-            let received = match cancel.run_until_cancelled(blocks.recv()).await {
-                Some(received) => received,
-                None => return self.finish(writer, observer, JobEnd::Stopped).await,
+            let flush_at = self.flush_at(&writer);
+            let received = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return self.finish(writer, observer, JobEnd::Stopped).await,
+                received = blocks.recv() => received,
+                // A source that stalls does not keep back what it has given before.
+                () = at(flush_at) => {
+                    let aged = std::mem::replace(&mut writer, self.new_writer());
+                    if let Some(end) = self.commit(aged, observer).await? {
+                        return Ok(end);
+                    }
+                    continue;
+                }
             };
             match received {
-                None => return self.finish(writer, observer, JobEnd::Done).await,
+                None if last == Some(self.range.end()) => {
+                    return self.finish(writer, observer, JobEnd::Done).await;
+                }
+                None => {
+                    self.finish(writer, observer, JobEnd::Stopped).await?;
+                    return Err(DumpError::Refused("the source ended before its last block".into()));
+                }
                 Some(Ok(rows)) => {
+                    last = Some(rows.range.end());
                     if let Err(error) = self.append(&mut writer, rows, observer).await {
                         writer.abort().await;
                         return replan_or(error);
@@ -153,8 +174,14 @@ impl Job {
         Ok(())
     }
 
+    /// When the segment under way has to be committed; `None` where it is empty.
+    fn flush_at(&self, writer: &SegmentWriter) -> Option<Instant> {
+        writer.opened_at().and_then(|opened| opened.checked_add(self.cut.flush_interval))
+    }
+
     fn is_full(&self, writer: &SegmentWriter) -> bool {
-        writer.largest_file_bytes() >= self.cut.partition_bytes || writer.age() >= self.cut.flush_interval
+        let is_old = self.flush_at(writer).is_some_and(|at| at <= Instant::now());
+        writer.largest_file_bytes() >= self.cut.partition_bytes || is_old
     }
 
     async fn finish(
@@ -182,6 +209,13 @@ impl Job {
             Err(Refusal::Replan(error)) => Ok(Some(JobEnd::Replan(ReplanReason::Commit(error)))),
             Err(Refusal::Failed(error)) => Err(error),
         }
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -22,6 +22,8 @@ pub mod raw;
 pub mod reorg;
 pub mod revision;
 pub mod rewrite;
+mod round;
+mod run;
 pub mod writer;
 
 pub use error::DumpError;

@@ -37,12 +37,10 @@ pub enum Event {
         /// The wanted end.
         end: BlockNum,
     },
-    /// The head is below the dataset's first block: there is nothing to extract yet.
-    BelowStart {
-        /// The head.
-        head: BlockNum,
-        /// The dataset's first block.
-        start: BlockNum,
+    /// There is nothing to extract yet.
+    NothingYet {
+        /// Why, as the end of a sentence.
+        why: String,
     },
     /// The node or the database is away; a dump that follows or waits goes on when it is back.
     Outlasting {

@@ -225,9 +225,9 @@ fn column(
                 .set_column_dictionary_enabled(path.clone(), false)
                 .set_column_encoding(path.clone(), Encoding::PLAIN);
             match field.name().as_str() {
-                // Neither is ever compared with a value; their bounds would only fill the footer.
+                // Neither is ever compared with a value: bounds of each page would only fill the file.
                 "logs_bloom" | "extra_data" => {
-                    builder.set_column_statistics_enabled(path, EnabledStatistics::None)
+                    builder.set_column_statistics_enabled(path, EnabledStatistics::Chunk)
                 }
                 _ => builder,
             }
@@ -238,11 +238,18 @@ fn column(
 
 /// Values that differ in every row: a dictionary of them is pure cost.
 fn is_unique(table: &str, column: &str) -> bool {
-    let is_root = matches!(
+    let is_of_block = matches!(
         column,
-        "hash" | "parent_hash" | "state_root" | "transactions_root" | "receipt_root" | "mix_hash" | "r" | "s"
+        "hash"
+            | "parent_hash"
+            | "state_root"
+            | "transactions_root"
+            | "receipt_root"
+            | "withdrawals_root"
+            | "parent_beacon_root"
+            | "mix_hash"
     );
-    is_root || (table == "transactions" && column == "tx_hash")
+    is_of_block || matches!(column, "r" | "s") || (table == "transactions" && column == "tx_hash")
 }
 
 /// Columns that people look single values up in.

@@ -6,7 +6,7 @@
 
 use futures::TryStreamExt;
 use nozzle_core::{
-    BlockHash, BlockId, BlockNum, BlockRange, Span,
+    BlockHash, BlockId, BlockNum, BlockRange, Span, TableDef,
     chain::{ForkSearch, linked_run, orphaned},
 };
 use nozzle_metadata::{Scan, Segment};
@@ -104,35 +104,43 @@ async fn search(source: &dyn BlockSource, ours: &[BlockId]) -> Result<Option<Blo
     Ok(search.fork())
 }
 
-/// The blocks of a span with their hashes, as its rows tell; only the last one where no stored
-/// column has them.
+/// The blocks of a span with their hashes, as its rows tell, ascending. Other tables than `blocks`
+/// know only the blocks in which they have rows. Without any, only the last one is known.
 async fn block_ids(target: &Target, span: &Span) -> Result<Vec<BlockId>, DumpError> {
-    const COLUMNS: [&str; 2] = ["_block_num", "hash"];
-    let blocks = target.tables.iter().find(|(table, _)| {
-        table.name.as_str() == "blocks" && COLUMNS.iter().all(|name| table.schema.index_of(name).is_ok())
-    });
-    let Some((_, location)) = blocks else { return Ok(vec![span.tip()]) };
+    let hash_column = |table: &TableDef| {
+        let is_stored = |name: &&str| table.schema.index_of(name).is_ok();
+        let name = if table.name.as_str() == "blocks" { "hash" } else { "block_hash" };
+        Some(name).filter(is_stored)
+    };
+    // The table with the most blocks comes first in the sources' order.
+    let witness = target.tables.iter().find_map(|(table, location)| Some((location, hash_column(table)?)));
+    let Some((location, hash)) = witness else { return Ok(vec![span.tip()]) };
     let sequence = target.metadata.sequence().await?;
     let scan = Scan { location: location.id, sequence, range: span.range };
-    let mut ids = vec![];
+    let mut ids: Vec<BlockId> = vec![];
     for Segment { file, .. } in target.metadata.segments(&scan).await? {
         let Some(file) = file else { continue };
         let object = files::object(&target.stores, location, &file.name)?;
-        let mut batches = files::read_rows(object, &file, Some(&COLUMNS)).await?;
+        let mut batches = files::read_rows(object, &file, Some(&["_block_num", hash])).await?;
         while let Some(batch) = batches.try_next().await? {
-            ids.extend(ids_of(&batch)?);
+            ids.extend(ids_of(&batch, hash)?);
+            ids.dedup();
         }
+    }
+    if ids.last().is_none_or(|last| last.number < span.range.end()) {
+        ids.push(span.tip());
     }
     Ok(ids)
 }
 
-fn ids_of(batch: &arrow::array::RecordBatch) -> Result<Vec<BlockId>, DumpError> {
+fn ids_of(batch: &arrow::array::RecordBatch, hash: &str) -> Result<Vec<BlockId>, DumpError> {
     use arrow::array::{Array, AsArray};
-    let damaged =
-        || DumpError::Refused("a file of the table `blocks` does not have the columns that it must".into());
+    let damaged = || {
+        DumpError::Refused(format!("a file's columns `_block_num` and `{hash}` are not what they must be"))
+    };
     let numbers =
         batch.column_by_name("_block_num").and_then(|c| c.as_primitive_opt::<arrow::datatypes::UInt64Type>());
-    let hashes = batch.column_by_name("hash").and_then(|c| c.as_fixed_size_binary_opt());
+    let hashes = batch.column_by_name(hash).and_then(|c| c.as_fixed_size_binary_opt());
     let (numbers, hashes) = numbers.zip(hashes).ok_or_else(damaged)?;
     if hashes.value_length() != 32 || hashes.null_count() > 0 {
         return Err(damaged());

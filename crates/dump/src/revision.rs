@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use nozzle_core::{RevisionId, TableDef, layout, schema::schema_to_json};
+use nozzle_core::{BlockRange, RevisionId, TableDef, layout, schema::schema_to_json};
 use nozzle_metadata::{Dataset, MetadataStore, NewLocation, NewRevision, Revision, RevisionState};
+use tokio_util::sync::CancellationToken;
 
-use crate::error::DumpError;
+use crate::{
+    error::DumpError,
+    lease::{self, Claimed},
+    observe::Observer,
+};
 
 /// What [`resolve`] takes.
 #[derive(Debug)]
@@ -22,6 +27,35 @@ pub struct Wanted<'a> {
     pub is_base_explicit: bool,
     /// Whether a new revision is wanted beside the one that is read.
     pub fresh: bool,
+    /// Who wants it.
+    pub writer: &'a Writer<'a>,
+}
+
+/// A dump, as others that write the same revision meet it.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    /// Who it is, in words for a person.
+    pub holder: &'a str,
+    /// Who is told.
+    pub observer: &'a dyn Observer,
+    /// Whether it is to stop.
+    pub cancel: &'a CancellationToken,
+}
+
+/// Retires a revision that is being built, unless another writer is at it.
+pub async fn discard(
+    store: &Arc<dyn MetadataStore>,
+    revision: RevisionId,
+    writer: &Writer<'_>,
+) -> Result<(), DumpError> {
+    let wanted = &[BlockRange::from(0)];
+    let request = lease::Request { store, revision, wanted, all_or_nothing: true, holder: writer.holder };
+    match lease::claim(request, writer.observer, writer.cancel).await? {
+        // Retiring ends the leases, this one too.
+        Claimed::Some(..) => Ok(store.retire_revision(revision).await?),
+        Claimed::None(held) => Err(DumpError::Held(held)),
+        Claimed::Stopped => Err(DumpError::Refused("the dump was stopped before it began".into())),
+    }
 }
 
 /// The revision to write: the active one, or with `fresh` the building one; made where there is
@@ -36,11 +70,8 @@ pub async fn resolve(wanted: Wanted<'_>) -> Result<Revision, DumpError> {
         return Ok(revision);
     }
     if wanted.fresh {
-        if let Some(held) = wanted.store.leases(revision.id).await?.into_iter().next() {
-            return Err(DumpError::Held(Box::new(held)));
-        }
         // What was built elsewhere was never read; the new place is what is wanted now.
-        wanted.store.retire_revision(revision.id).await?;
+        discard(wanted.store, revision.id, wanted.writer).await?;
         return create(&wanted, state).await;
     }
     let elsewhere = revision.locations.first().map(|location| location.url.as_str()).unwrap_or("elsewhere");

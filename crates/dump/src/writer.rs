@@ -1,9 +1,6 @@
 //! Writing one segment of every table: rows in, closed files out.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -79,9 +76,9 @@ impl SegmentWriter {
         self.span.is_none()
     }
 
-    /// How long ago the first block came.
-    pub fn age(&self) -> Duration {
-        if self.is_empty() { Duration::ZERO } else { self.opened_at.elapsed() }
+    /// When the first block came; `None` where none has.
+    pub fn opened_at(&self) -> Option<Instant> {
+        (!self.is_empty()).then_some(self.opened_at)
     }
 
     /// About how large the largest file is.
