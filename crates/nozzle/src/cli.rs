@@ -30,7 +30,7 @@ pub enum Command {
     Query(QueryArgs),
     /// Answer queries over Arrow Flight and HTTP until it is told to end
     Server(ServerArgs),
-    /// List the URLs of the live files of a dataset, for DuckDB and other readers
+    /// List the live files of a dataset for DuckDB and other readers: paths, or URLs of an object store
     Files(FilesArgs),
     /// List, show or remove datasets
     #[command(subcommand)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nozzle_core::{DatasetKind, DatasetRef, manifest::RawManifest};
+use nozzle_core::{DatasetKind, DatasetRef, manifest::RawManifest, range::MAX_BLOCK};
 use nozzle_metadata::{Dataset, MetadataStore, NewDataset};
 use serde_json::Value;
 
@@ -39,6 +39,9 @@ fn manifest(value: Value) -> anyhow::Result<RawManifest> {
     let kind = value.get("kind").and_then(Value::as_str).context("it has no `kind`")?;
     supported(kind.parse().map_err(anyhow::Error::msg)?)?;
     let manifest: RawManifest = serde_json::from_value(value)?;
+    if manifest.start_block > MAX_BLOCK {
+        bail!("its `start_block` {} is no block number", manifest.start_block);
+    }
     let available = nozzle_sources::evm::tables::tables();
     manifest.select_tables(&available).map_err(anyhow::Error::msg)?;
     Ok(manifest)

@@ -10,6 +10,7 @@ mod context;
 mod definitions;
 mod logging;
 mod networks;
+mod new_file;
 mod output;
 mod progress;
 mod providers;

@@ -4,7 +4,7 @@
 use std::{
     io::{IsTerminal, Write},
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use indicatif::{
     HumanBytes, HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle,
 };
 use nozzle_dump::{Event, Observer, Summary};
+use tokio_util::task::AbortOnDropHandle;
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
@@ -36,12 +37,18 @@ pub fn say(text: &str) {
 /// The progress of one dataset's dump.
 #[derive(Debug)]
 pub struct Progress {
+    state: Arc<State>,
+    /// Writes the lines where there is no terminal, also while nothing comes.
+    _lines: Option<AbortOnDropHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
     dataset: String,
     bar: ProgressBar,
     is_terminal: bool,
     rows: AtomicU64,
     started: Instant,
-    last_line_ms: AtomicU64,
     is_waiting: AtomicBool,
 }
 
@@ -57,28 +64,42 @@ impl Progress {
         }
         bar.set_prefix(dataset.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self {
+        let state = Arc::new(State {
             dataset: dataset.to_owned(),
             bar,
             is_terminal,
             rows: AtomicU64::new(0),
             started: Instant::now(),
-            last_line_ms: AtomicU64::new(0),
             is_waiting: AtomicBool::new(false),
-        }
+        });
+        let lines = (!is_terminal).then(|| tokio::spawn(write_lines(Arc::clone(&state))));
+        Self { state, _lines: lines.map(AbortOnDropHandle::new) }
     }
 
     /// Takes the bar away and shows what was done.
     pub fn finish(self, summary: &Summary) {
-        self.bar.finish_and_clear();
-        say(&summary_text(&self.dataset, summary));
+        self.state.bar.finish_and_clear();
+        say(&summary_text(&self.state.dataset, summary));
     }
 
     /// Takes the bar away.
     pub fn abandon(self) {
-        self.bar.finish_and_clear();
+        self.state.bar.finish_and_clear();
     }
+}
 
+/// A line every ten seconds, as long as there is something under way.
+async fn write_lines(state: Arc<State>) {
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + LINE_INTERVAL, LINE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if state.bar.position() < state.bar.length().unwrap_or(0) {
+            say(&state.line(state.rows.load(Relaxed), state.started.elapsed()));
+        }
+    }
+}
+
+impl State {
     fn extracted(&self, blocks: u64, rows: u64) {
         self.is_waiting.store(false, Relaxed);
         self.bar.inc(blocks);
@@ -86,12 +107,6 @@ impl Progress {
         let elapsed = self.started.elapsed();
         if self.is_terminal {
             self.bar.set_message(format!("{} rows/s", HumanCount(per_second(rows, elapsed))));
-            return;
-        }
-        let (now, last) = (elapsed.as_millis() as u64, self.last_line_ms.load(Relaxed));
-        let is_due = now - last.min(now) >= LINE_INTERVAL.as_millis() as u64;
-        if is_due && self.last_line_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok() {
-            say(&self.line(rows, elapsed));
         }
     }
 
@@ -119,6 +134,12 @@ impl Progress {
 
 impl Observer for Progress {
     fn event(&self, event: Event) {
+        self.state.event(event);
+    }
+}
+
+impl State {
+    fn event(&self, event: Event) {
         match event {
             Event::Planned { blocks } => self.bar.set_length(self.bar.position() + blocks),
             Event::Extracted { blocks, rows } => self.extracted(blocks, rows),
@@ -126,12 +147,7 @@ impl Observer for Progress {
             Event::WaitingForHead { head, end } => {
                 self.waits(&format!("waiting for block {end}; the head is {head}"));
             }
-            Event::BelowStart { head, start } => {
-                say(&format!(
-                    "{}: nothing to extract yet: the head is {head}, and the dataset starts at block {start}",
-                    self.dataset
-                ));
-            }
+            Event::NothingYet { why } => say(&format!("{}: nothing to extract yet: {why}", self.dataset)),
             Event::Outlasting { why, wait } => {
                 say(&format!("{}: {why}; trying again in {} s", self.dataset, wait.as_secs()));
             }
@@ -189,12 +205,12 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn without_a_terminal_a_line_says_how_far_it_is() {
+    #[tokio::test]
+    async fn without_a_terminal_a_line_says_how_far_it_is() {
         let progress = Progress::start("eth");
         progress.event(Event::Planned { blocks: 10_000 });
         progress.event(Event::Extracted { blocks: 2_500, rows: 50_000 });
-        let line = progress.line(50_000, Duration::from_secs(5));
+        let line = progress.state.line(50_000, Duration::from_secs(5));
         assert_eq!(line, "eth: 2,500 of 10,000 blocks, 500 blocks/s, 10,000 rows/s, 15 seconds left");
     }
 

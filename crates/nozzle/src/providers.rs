@@ -3,9 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,7 +14,10 @@ use nozzle_query::nearest::suggestion;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{config, definitions};
+use crate::{
+    config, definitions,
+    new_file::{self, Readers},
+};
 
 /// The keys of an `evm-rpc` provider, beside `kind` and `network`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -214,14 +214,11 @@ pub fn write_file(
     network: &Network,
     url: &str,
 ) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let path = folder.join(format!("{name}.toml"));
     let table = BTreeMap::from([("kind", "evm-rpc"), ("network", network.as_str()), ("url", url)]);
     let text = toml::to_string(&table).context("writing the provider as TOML")?;
-    // For its owner alone, since the URL may hold a key; and never over somebody's own file.
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let mut file = file.with_context(|| format!("making {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+    // The URL may hold a key.
+    new_file::write(&path, &text, Readers::Owner)?;
     Ok(path)
 }
 

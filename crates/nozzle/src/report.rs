@@ -9,8 +9,14 @@ use anyhow::Context;
 
 use crate::{commands, progress};
 
-/// Prints an error with all its causes and what to do next.
+/// Prints an error that ends the program.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
+    say(error);
+    ExitCode::FAILURE
+}
+
+/// Prints an error with all its causes and what to do next.
+pub fn say(error: &anyhow::Error) {
     let mut text = format!("error: {error}");
     for cause in further_causes(error) {
         text += &format!("\n  because: {cause}");
@@ -19,7 +25,6 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
         text += &format!("\n  {advice}");
     }
     progress::say(&text);
-    ExitCode::FAILURE
 }
 
 /// An error with all its causes in one line.

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::progress;
 
-/// A signal that follows another so soon is the same one, delivered twice.
-const ECHO: Duration = Duration::from_millis(300);
+/// The same signal again so soon is one signal, delivered twice.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// Watches for SIGINT and SIGTERM.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ impl Shutdown {
         let shutdown = Self { token: CancellationToken::new(), number: Arc::default() };
         let watcher = shutdown.clone();
         tokio::spawn(async move {
-            let mut first: Option<Instant> = None;
+            let mut first: Option<(u8, Instant)> = None;
             loop {
                 let number = tokio::select! {
                     _ = interrupt.recv() => SignalKind::interrupt(),
@@ -41,9 +41,9 @@ impl Shutdown {
                 let number = u8::try_from(number.as_raw_value()).unwrap_or(0);
                 match first {
                     // `timeout` and some shells send one signal twice: to the process and its group.
-                    Some(first) if first.elapsed() < ECHO => continue,
+                    Some((same, at)) if same == number && at.elapsed() < ECHO => continue,
                     Some(_) => std::process::exit(128 + i32::from(number)),
-                    None => first = Some(Instant::now()),
+                    None => first = Some((number, Instant::now())),
                 }
                 watcher.number.store(number, Ordering::Relaxed);
                 progress::say(notice);

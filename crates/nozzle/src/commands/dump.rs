@@ -22,7 +22,7 @@ use crate::{
     networks,
     progress::{Progress, say},
     providers,
-    report::one_line,
+    report::{self, one_line},
     shutdown::Shutdown,
     sources::{self, Endpoint},
     stores,
@@ -111,6 +111,7 @@ impl Dump {
         let jobs = self.jobs().await?;
         // Following never ends, so that whoever follows several follows them side by side.
         let side_by_side = if self.args.follow { jobs.len() } else { 1 };
+        let is_one_of_several = jobs.len() > 1;
         let runs = jobs.into_iter().map(|job| {
             let (id, fresh) = (job.dataset.id, self.args.fresh && !built.contains(&job.dataset.id));
             async move {
@@ -118,23 +119,30 @@ impl Dump {
                     return (id, Ok(RunEnd::Stopped));
                 }
                 let end = self.dump(job, fresh).await;
+                if let (Err(error), true) = (&end, is_one_of_several) {
+                    // The others go on, for ever where they follow: nobody would hear of it before.
+                    report::say(error);
+                }
                 (id, end.map(|summary| if summary.stopped { RunEnd::Stopped } else { RunEnd::Done }))
             }
         });
         let ends: Vec<_> =
             stream::iter(runs.collect::<Vec<_>>()).buffered(side_by_side.max(1)).collect().await;
-        let (mut run_end, mut first_failure) = (RunEnd::Done, None);
+        let (mut run_end, mut failures) = (RunEnd::Done, vec![]);
         for (id, end) in ends {
             match end {
                 Ok(RunEnd::Stopped) => run_end = RunEnd::Stopped,
                 Ok(RunEnd::Done) => {
                     built.insert(id);
                 }
-                Err(error) if first_failure.is_none() => first_failure = Some(error),
-                Err(error) => say(&format!("error: {}", one_line(&error))),
+                Err(error) => failures.push(error),
             }
         }
-        first_failure.map_or(Ok(run_end), Err)
+        match (failures.len(), failures.pop()) {
+            (1, Some(error)) if !is_one_of_several => Err(error),
+            (failed @ 1.., _) => Err(anyhow::anyhow!("{failed} of the datasets failed; see above")),
+            _ => Ok(run_end),
+        }
     }
 
     /// Finds the datasets that were asked for, after bringing in what the two folders define.

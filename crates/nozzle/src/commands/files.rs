@@ -1,4 +1,4 @@
-//! `nozzle files`: the live files of a dataset, one URL a line. Other readers must not glob the
+//! `nozzle files`: the live files of a dataset, one a line. Other readers must not glob the
 //! folder: it also has files that were replaced and wait to be collected.
 
 use std::process::ExitCode;
@@ -45,7 +45,8 @@ pub async fn run(args: FilesArgs, config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A folder as other readers take it: a plain path for the local disk, the URL for a store.
+/// A folder as other readers take it: the URL for a store, a plain path for the local disk. Of
+/// `file://` URLs pyarrow's datasets take none, and DuckDB none with a space in it.
 fn for_readers(url: &str) -> String {
     let path =
         Url::parse(url).ok().filter(|url| url.scheme() == "file").and_then(|url| url.to_file_path().ok());

@@ -3,8 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,7 +14,12 @@ use nozzle_core::{
     schema::BLOCK_NUM,
 };
 
-use crate::{cli::GenerateManifestArgs, definitions, report};
+use crate::{
+    cli::GenerateManifestArgs,
+    definitions,
+    new_file::{self, Readers},
+    report,
+};
 
 /// Writes a manifest.
 pub fn run(args: GenerateManifestArgs) -> anyhow::Result<ExitCode> {
@@ -66,11 +69,8 @@ pub fn to_text(manifest: &RawManifest) -> anyhow::Result<String> {
 
 /// Writes a manifest into the folder of definitions.
 pub fn write_into(folder: &Path, manifest: &RawManifest) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let path = folder.join(format!("{}.json", manifest.name));
-    // Somebody's own file is never overwritten.
-    let mut file = File::create_new(&path).with_context(|| format!("making {}", path.display()))?;
-    file.write_all(to_text(manifest)?.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+    new_file::write(&path, &to_text(manifest)?, Readers::All)?;
     Ok(path)
 }
 
