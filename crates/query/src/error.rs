@@ -20,7 +20,9 @@ pub enum QueryError {
     #[error("the query needs more memory than it may have: {0}")]
     Resources(String),
     /// The files of the query's snapshot have been collected meanwhile: ask again.
-    #[error("the data of this query's snapshot has been replaced and collected while it ran; run it again")]
+    #[error(
+        "a file of this query's snapshot is gone: it was replaced and collected while the query ran, or somebody has removed it; run the query again, and if that says the same, restore the file or build the dataset anew with `nozzle dump --fresh`"
+    )]
     SnapshotExpired,
     /// The metadata or the object store failed.
     #[error(transparent)]

@@ -1,13 +1,17 @@
 //! Each command and flag does what the product page says.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use nozzle_core::BlockRange;
 use nozzle_metadata::{RevisionState, Scan};
-use nozzle_testkit::replay::{Recording, ReplayOptions, ReplayServer};
+use nozzle_testkit::replay::{Recording, ReplayServer};
 use parquet::file::metadata::ParquetMetaDataReader;
 
-use crate::harness::{Db, Place, Said, Stored, synthetic, until};
+use crate::harness::{Db, Gate, Place, Said, Stored, python_program, synthetic, until, until_sync};
 
 fn node(blocks: u64, delay_ms: u64) -> ReplayServer {
     synthetic(Recording::synthetic(blocks, 3, 2, 31), delay_ms)
@@ -69,8 +73,11 @@ fn the_end_block_is_a_number_a_distance_or_the_head_as_it_is() {
     place.ok(&["dump", "--dataset", "eth", "-e", "5"]);
     assert_eq!(highest(), 80);
     node.set_head(85);
+    let asked = || node.requests()["eth_getBlockByNumber"];
+    let before = asked();
     let mut waiting = place.start(&["dump", "--dataset", "eth", "-e", "90"]);
-    std::thread::sleep(Duration::from_millis(700));
+    // Two for each look at the head, the blocks up to it, and a few to compare hashes.
+    until_sync("several looks at the head", || (asked() > before + 40).then_some(()));
     assert!(waiting.is_running(), "an end above the head is waited for");
     node.set_head(95);
     let said = waiting.wait();
@@ -327,7 +334,8 @@ fn fresh_never_replaces_what_is_there_by_nothing() {
     let said = place.run(&["dump", "--dataset", "eth", "--fresh", "-e", "3"]);
     assert!(said.code == Some(1) && said.stderr.contains("first block 10"), "{}", said.stderr);
     node.set_head(5);
-    for end in ["latest", "-2"] {
+    // Further below the head than the chain is long, there is nothing.
+    for end in ["latest", "-2", "-2000"] {
         place.ok(&["dump", "--dataset", "eth", "--fresh", &format!("--end-block={end}")]);
         assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), 20);
     }
@@ -387,10 +395,11 @@ fn a_start_above_the_head_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn following_outlasts_a_node_that_is_away() {
     let recording = || Recording::synthetic(60, 3, 2, 31);
-    let first = synthetic(recording(), 0);
-    first.set_head(20);
-    let place = defined(&first, Db::Sqlite, "poll_interval_secs = 0.05");
-    let port = first.url().rsplit(':').next().unwrap().parse().unwrap();
+    let node = synthetic(recording(), 0);
+    node.set_head(20);
+    let gate = Gate::before(node.url()).await;
+    let place = Place::configured(Db::Sqlite, "poll_interval_secs = 0.05");
+    place.define("eth", "chain-1337", gate.url());
     let mut follow = place.start(&["dump", "--dataset", "eth", "--follow"]);
     let store = place.metadata_when_there().await;
     let stored_to = async |end: u64| {
@@ -404,12 +413,12 @@ async fn following_outlasts_a_node_that_is_away() {
         .await;
     };
     stored_to(20).await;
-    drop(first);
+    gate.shut();
     // Longer than the retries of a dump that has an end.
     tokio::time::sleep(Duration::from_secs(14)).await;
     assert!(follow.is_running(), "{}", follow.wait().stderr);
-    let options = ReplayOptions { port, chain_id: Some(1337), ..ReplayOptions::default() };
-    let _second = ReplayServer::start(recording(), options).unwrap();
+    node.set_head(59);
+    gate.open();
     stored_to(59).await;
     follow.signal("TERM");
     let said = follow.wait();
@@ -417,22 +426,45 @@ async fn following_outlasts_a_node_that_is_away() {
     assert!(said.stderr.contains("trying again in"), "{}", said.stderr);
 }
 
-#[test]
-fn a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not() {
-    // Each request takes so long that ending at a whole block would take seconds.
-    let node = node(2_000, 1_500);
-    let place = defined(&node, Db::Sqlite, "");
-    let started = Instant::now();
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not() {
+    let node = node(2_000, 30);
+    let place = defined(&node, Db::Sqlite, "writer = { segment_flush_interval_secs = 0.2 }");
     let mut dump = place.start(&["dump", "--dataset", "eth"]);
-    std::thread::sleep(Duration::from_millis(2_500));
+    let store = place.metadata_when_there().await;
+    until("a commit", async || (store.sequence().await.ok()?.0 > 0).then_some(())).await;
+    // Ending at a whole block means a commit, for which the database now has no time.
+    let mut lock = Command::new(python_program())
+        .args(["-c", LOCK])
+        .arg(place.path("metadata.db"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(lock.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "locked\n");
     dump.signal("TERM");
     dump.signal("TERM");
-    std::thread::sleep(Duration::from_millis(400));
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(dump.is_running(), "the echo ended it");
     dump.signal("TERM");
     let said = dump.wait();
+    drop(lock.stdin.take());
+    lock.wait().unwrap();
     assert_eq!(said.code, Some(143), "{}", said.stderr);
-    assert!(started.elapsed() < Duration::from_secs(6));
+    assert_eq!(said.stderr.matches("stopping at the next whole block").count(), 1, "{}", said.stderr);
+    assert!(!said.stderr.contains("stopped:"), "it ended as if it had been left its time: {}", said.stderr);
 }
+
+/// Holds SQLite's one write lock until standard input is closed.
+const LOCK: &str = "
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+connection.execute('BEGIN IMMEDIATE')
+print('locked', flush=True)
+sys.stdin.read()
+";
 
 #[test]
 fn migrating_twice_does_nothing_the_second_time() {
@@ -515,4 +547,46 @@ async fn a_query_lists_only_the_segments_of_its_block_range() {
         plan("log_index >= 0 ORDER BY _block_num LIMIT 1")
     );
     assert_eq!(place.number("SELECT count(*) FROM eth.logs WHERE block_num BETWEEN 250 AND 420"), 171 * 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_that_is_written_down_is_the_chains_also_where_only_final_blocks_are_taken() {
+    let node = node(100, 0);
+    node.set_finalized(Some(40));
+    let place = defined(&node, Db::Sqlite, "");
+    place.ok(&["dump", "--dataset", "eth", "--only-finalized-blocks"]);
+    let finality = place.metadata().await.finality(&"chain-1337".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((finality.head.number, finality.finalized.unwrap().number), (99, 40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_revision_is_read_once_it_has_reached_a_head_that_never_rests() {
+    let node = node(60_000, 0);
+    node.set_head(50);
+    let place = defined(&node, Db::Sqlite, "poll_interval_secs = 0.05");
+    place.ok(&["dump", "--dataset", "eth"]);
+    let store = place.metadata().await;
+    let dataset = store.dataset(&"eth".parse().unwrap()).await.unwrap().unwrap();
+    let before = place.stored("eth").await.revision.id;
+    let _follow = place.start(&["dump", "--dataset", "eth", "--fresh", "--follow"]);
+    let active = async || {
+        node.set_head(node.head() + 1);
+        let revisions = store.revisions(dataset.id).await.ok()?;
+        revisions.into_iter().find(|r| r.state == RevisionState::Active && r.id != before)
+    };
+    until("the new revision to be read", active).await;
+    assert!(node.head() < 59_000, "the head came to rest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_falls_during_a_dump_ends_it_there() {
+    let node = node(2_000, 20);
+    let place = defined(&node, Db::Sqlite, "writer = { segment_flush_interval_secs = 0.1 }");
+    let dump = place.start(&["dump", "--dataset", "eth"]);
+    let store = place.metadata_when_there().await;
+    until("a commit", async || (store.sequence().await.ok()?.0 > 0).then_some(())).await;
+    node.set_head(1_000);
+    let said = tokio::task::spawn_blocking(|| dump.wait()).await.unwrap();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(place.number("SELECT max(block_num) FROM eth.blocks") >= 1_000);
 }

@@ -62,7 +62,10 @@ async fn undisturbed(db: Db, url: &str) -> Duration {
     until("the first commit", async || (store.sequence().await.ok()?.0 > 0).then_some(())).await;
     let first_commit = Instant::now();
     until("the end", async || (!dump.is_running()).then_some(())).await;
-    first_commit.elapsed()
+    let elapsed = first_commit.elapsed();
+    let said = dump.wait();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    elapsed
 }
 
 async fn kill_and_repeat_once(db: Db, url: &str, run: u64, mut random: Rng, within: Duration) {
@@ -86,6 +89,9 @@ async fn kill_and_repeat_once(db: Db, url: &str, run: u64, mut random: Rng, with
     assert_eq!(place.number("SELECT count(*) FROM eth.transactions"), TRANSACTIONS);
     assert_eq!(place.number("SELECT count(DISTINCT tx_hash) FROM eth.transactions"), TRANSACTIONS);
     assert_eq!(place.number("SELECT count(*) FROM eth.logs"), TRANSACTIONS * 2);
+    let unlinked = "SELECT count(*) FROM (SELECT parent_hash, lag(hash) OVER (ORDER BY block_num) AS before \
+                    FROM eth.blocks) WHERE before <> parent_hash";
+    assert_eq!(place.number(unlinked), 0, "blocks that do not name the one before as their parent");
 }
 
 /// Kills a dump between its first commit and its end, and proves that it was there; `false` where it

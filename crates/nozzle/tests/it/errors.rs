@@ -86,6 +86,26 @@ fn another_chain_behind_the_provider() {
 }
 
 #[test]
+fn another_chain_is_recognised_by_the_final_block_where_no_hashes_are_stored() {
+    let place = Place::configured(Db::Sqlite, "");
+    let first = node(300, 0);
+    first.set_finalized(None);
+    place.define("eth", "chain-1337", first.url());
+    place.write(
+        "datasets/eth.json",
+        r#"{"name":"eth","kind":"evm-rpc","network":"chain-1337","schema":{"logs":["address"]}}"#,
+    );
+    place.ok(&["dump", "--dataset", "eth"]);
+    let count = || place.number("SELECT count(*) FROM eth.logs");
+    let before = count();
+    let other = synthetic(Recording::synthetic(310, 3, 2, 22), 0);
+    other.set_finalized(None);
+    let said = place.run(&["dump", "--dataset", "eth", "--rpc-url", other.url()]);
+    assert_fails(&said, &["another chain", "--fresh"]);
+    assert_eq!(count(), before);
+}
+
+#[test]
 fn another_chain_of_the_same_network_throws_nothing_away() {
     let place = Place::configured(Db::Sqlite, "");
     let first = node(50, 0);

@@ -3,7 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,6 +18,10 @@ use nozzle_testkit::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 /// How long anything may take before a test calls it a hang.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -212,6 +219,67 @@ pub async fn until<T>(what: &str, mut happened: impl AsyncFnMut() -> Option<T>) 
         }
         assert!(started.elapsed() < PATIENCE, "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// [`until`] where nothing is awaited.
+pub fn until_sync<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = happened() {
+            return value;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A node's address that can be shut and opened again without ever giving up its port.
+pub struct Gate {
+    url: String,
+    is_open: Arc<AtomicBool>,
+    connections: watch::Sender<()>,
+}
+
+impl Gate {
+    /// An open gate before the node at `url`.
+    pub async fn before(url: &str) -> Self {
+        let node = url.strip_prefix("http://").unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let is_open = Arc::new(AtomicBool::new(true));
+        let connections = watch::Sender::new(());
+        let (open, shut) = (Arc::clone(&is_open), connections.clone());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                if !open.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let (node, mut shut) = (node.clone(), shut.subscribe());
+                tokio::spawn(async move {
+                    let mut node = TcpStream::connect(node).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut node) => {}
+                        _ = shut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { url, is_open, connections }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Breaks every connection and takes no new one.
+    pub fn shut(&self) {
+        self.is_open.store(false, Ordering::SeqCst);
+        self.connections.send_replace(());
+    }
+
+    pub fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
     }
 }
 

@@ -1,0 +1,320 @@
+//! The rounds of a dump in their order: look, do one thing, look again, until the end is reached.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use nozzle_core::{BlockId, BlockNum};
+use nozzle_metadata::{Finality, HeldLease, Revision, RevisionState};
+use nozzle_sources::{Head, SourceError};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::DumpError,
+    observe::{Event, Observer},
+    raw::{EndBlock, RawDump},
+    writer::Target,
+};
+
+/// Rounds in a row that end because the chain changed below them, before a dump that has an end
+/// gives up: a provider that contradicts itself each time will not mend soon.
+const MAX_REPLANS: u32 = 20;
+
+/// The longest wait for a node that is away, while the head is followed.
+const MAX_OUTLAST: Duration = Duration::from_secs(30);
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunEnd {
+    /// All up to its end is there.
+    Reached,
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// What a round has done.
+#[derive(Debug)]
+pub(crate) enum Round {
+    /// Something; look again at once.
+    Progress,
+    /// The chain changed below it; look again.
+    Replan(String),
+    /// Nothing: all up to the head is there.
+    Idle,
+    /// Nothing: the head is still below the dataset's first block, or no block is final yet.
+    NothingYet,
+    /// Nothing: the node or the database is away, and it was waited for.
+    Outlasted,
+    /// Nothing: live writers have all that is missing.
+    LeftToOthers(Box<HeldLease>),
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// How far the chain is, and how far the dump may go now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sight {
+    /// The chain as the source shows it.
+    pub chain: Finality,
+    /// The last block that the dump may take: the head, or the final one. `None` where only final
+    /// blocks are wanted and none is.
+    pub limit: Option<BlockId>,
+}
+
+/// Where a dump ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// It follows the head.
+    Never,
+    /// At this block, however long it takes to come.
+    At(BlockNum),
+    /// At the block that the first look gave. Where the chain has become shorter since, at its head:
+    /// the block may never come again.
+    AtMost(BlockNum),
+}
+
+impl Goal {
+    /// The last block as things are now; `None` where there is none.
+    fn end(self, limit: Option<BlockNum>) -> Option<BlockNum> {
+        match self {
+            Self::Never => None,
+            Self::At(end) => Some(end),
+            Self::AtMost(end) => Some(limit.map_or(end, |limit| limit.min(end))),
+        }
+    }
+}
+
+/// A dump that has its revision.
+pub(crate) struct Run<'a> {
+    pub dump: &'a RawDump,
+    pub target: Arc<Target>,
+    pub revision: Revision,
+    pub observer: &'a dyn Observer,
+    pub cancel: &'a CancellationToken,
+    /// Below it a former round of this run has found all blocks stored and linked: see `round`.
+    pub floor: AtomicU64,
+}
+
+/// What the loop remembers from round to round.
+#[derive(Debug, Default)]
+struct Past {
+    /// Rounds in a row below which the chain has changed.
+    replans: u32,
+    /// Failures in a row that were waited for.
+    failures: u32,
+    /// Whether a round has done something, or found all of it done.
+    has_worked: bool,
+}
+
+impl<'a> Run<'a> {
+    /// A run that has not begun.
+    pub fn new(
+        dump: &'a RawDump,
+        revision: Revision,
+        target: Arc<Target>,
+        observer: &'a dyn Observer,
+        cancel: &'a CancellationToken,
+    ) -> Self {
+        let floor = AtomicU64::new(dump.start_block);
+        Self { dump, target, revision, observer, cancel, floor }
+    }
+
+    /// Rounds until the end is reached, or the dump is asked to stop.
+    pub async fn until_the_end(&self) -> Result<RunEnd, DumpError> {
+        let Some(mut sight) = self.unless_stopped(self.look()).await? else { return Ok(RunEnd::Stopped) };
+        let Some(goal) = self.goal(&sight)? else { return Ok(RunEnd::Reached) };
+        let mut past = Past::default();
+        let mut is_building = self.revision.state == RevisionState::Building;
+        loop {
+            let limit = sight.limit.map(|limit| limit.number);
+            let end = goal.end(limit);
+            let is_reached = end.is_none_or(|end| limit.is_some_and(|limit| limit >= end));
+            // Whoever follows, or waits for a block to come, outlasts a node that is away for a while.
+            let is_patient = goal == Goal::Never || !is_reached;
+            match self.patient_round(sight, end, is_patient, &mut past).await? {
+                Round::Stopped => return Ok(RunEnd::Stopped),
+                Round::Outlasted => {}
+                Round::Progress => {
+                    past.replans = 0;
+                    past.has_worked = true;
+                    // A chain that is faster than a round never leaves one with nothing to do.
+                    if is_building && goal == Goal::Never && self.is_complete(limit).await? {
+                        self.activate().await?;
+                        is_building = false;
+                    }
+                }
+                // Only a dump that finds nothing to do is refused; one that has done its part is done,
+                // unless it is also to switch the revision or to see later blocks.
+                Round::LeftToOthers(held) if !past.has_worked => return Err(DumpError::Held(held)),
+                Round::LeftToOthers(_) if end.is_some() && is_reached && !is_building => {
+                    return Ok(RunEnd::Reached);
+                }
+                Round::LeftToOthers(_) => self.pause(self.dump.options.poll_interval).await,
+                Round::Replan(why) => self.look_again(why, is_patient, &mut past).await?,
+                Round::NothingYet if end.is_some() && is_reached => return Ok(RunEnd::Reached),
+                Round::NothingYet => self.pause(self.dump.options.poll_interval).await,
+                Round::Idle => {
+                    past.has_worked = true;
+                    past.replans = 0;
+                    if is_reached && is_building {
+                        self.activate().await?;
+                        is_building = false;
+                    }
+                    match (end, limit) {
+                        (Some(_), _) if is_reached => return Ok(RunEnd::Reached),
+                        (Some(end), Some(head)) => self.observer.event(Event::WaitingForHead { head, end }),
+                        _ => {}
+                    }
+                    self.pause(self.dump.options.poll_interval).await;
+                }
+            }
+            if self.cancel.is_cancelled() {
+                return Ok(RunEnd::Stopped);
+            }
+            sight = loop {
+                match self.unless_stopped(self.look()).await {
+                    Ok(Some(sight)) => break sight,
+                    Ok(None) => return Ok(RunEnd::Stopped),
+                    Err(error) if is_patient && error.may_pass() => {
+                        self.outlast(&error, &mut past.failures).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+        }
+    }
+
+    /// Where the dump ends; `None` where that lies below the chain's first block.
+    fn goal(&self, first: &Sight) -> Result<Option<Goal>, DumpError> {
+        let options = &self.dump.options;
+        let goal = match (options.follow, options.end, first.limit) {
+            (true, ..) => Some(Goal::Never),
+            (false, EndBlock::Number(number), _) => Some(Goal::At(number)),
+            (false, EndBlock::Latest | EndBlock::BelowHead(_), None) => {
+                return Err(DumpError::Refused(
+                    "the chain has no final block yet; leave out --only-finalized-blocks, or try again later"
+                        .into(),
+                ));
+            }
+            (false, EndBlock::Latest, Some(limit)) => Some(Goal::AtMost(limit.number)),
+            (false, EndBlock::BelowHead(below), Some(limit)) => {
+                limit.number.checked_sub(below).map(Goal::AtMost)
+            }
+        };
+        let start = self.dump.start_block;
+        let why = match (first.limit, goal) {
+            (None, _) => "no block is final yet".to_owned(),
+            (Some(limit), None) => {
+                format!("the head is {}, and there is no block so far below it", limit.number)
+            }
+            (Some(limit), _) if limit.number < start => {
+                format!("the head is {}, and the dataset starts at block {start}", limit.number)
+            }
+            _ => return Ok(goal),
+        };
+        self.observer.event(Event::NothingYet { why });
+        Ok(goal)
+    }
+
+    /// A round; failures that may pass are waited for where that is wanted.
+    async fn patient_round(
+        &self,
+        sight: Sight,
+        end: Option<BlockNum>,
+        is_patient: bool,
+        past: &mut Past,
+    ) -> Result<Round, DumpError> {
+        match self.round(sight, end).await {
+            Err(error) if is_patient && error.may_pass() => {
+                self.outlast(&error, &mut past.failures).await;
+                Ok(Round::Outlasted)
+            }
+            Err(DumpError::Source(error @ SourceError::Missing { .. })) => {
+                Ok(Round::Replan(error.to_string()))
+            }
+            round => {
+                past.failures = 0;
+                round
+            }
+        }
+    }
+
+    /// Waits a little after the chain has changed below a round, longer each time.
+    async fn look_again(&self, why: String, is_patient: bool, past: &mut Past) -> Result<(), DumpError> {
+        past.replans += 1;
+        if past.replans <= MAX_REPLANS {
+            tracing::info!(why, "the chain changed while it was read; looking again");
+            self.pause(Duration::from_millis(50 * u64::from(past.replans))).await;
+            return Ok(());
+        }
+        let error = DumpError::Refused(format!(
+            "the provider contradicts itself again and again: {why}. Check that it is one node, or use another"
+        ));
+        if !is_patient {
+            return Err(error);
+        }
+        self.outlast(&error, &mut past.failures).await;
+        Ok(())
+    }
+
+    /// Makes the built revision the one that is read. Another dump may have done so a moment ago.
+    async fn activate(&self) -> Result<(), DumpError> {
+        let activated = self.dump.metadata.activate_revision(self.revision.id).await;
+        if let Err(error) = activated {
+            let revisions = self.dump.metadata.revisions(self.dump.dataset.id).await?;
+            let is_ours = |r: &Revision| r.id == self.revision.id && r.state == RevisionState::Active;
+            if !revisions.iter().any(is_ours) {
+                return Err(error.into());
+            }
+        }
+        self.observer.event(Event::Activated);
+        Ok(())
+    }
+
+    /// Waits after a failure that may pass, longer each time.
+    async fn outlast(&self, error: &DumpError, failures: &mut u32) {
+        let wait = MAX_OUTLAST.min(Duration::from_secs(1 << (*failures).min(8)));
+        *failures += 1;
+        self.observer.event(Event::Outlasting { why: error.with_causes(), wait });
+        self.pause(wait).await;
+    }
+
+    /// What `asked` gives; `None` where the dump is told to stop first.
+    pub async fn unless_stopped<T>(
+        &self,
+        asked: impl Future<Output = Result<T, DumpError>>,
+    ) -> Result<Option<T>, DumpError> {
+        self.cancel.run_until_cancelled(asked).await.transpose()
+    }
+
+    async fn pause(&self, duration: Duration) {
+        self.cancel.run_until_cancelled(tokio::time::sleep(duration)).await;
+    }
+
+    /// The head, and what is final: as the source says, or by its depth.
+    async fn look(&self) -> Result<Sight, DumpError> {
+        let Head { latest, finalized } = self.dump.source.head().await?;
+        let by_depth = latest.number.checked_sub(self.dump.options.reorg_depth);
+        let finalized = match (finalized, by_depth) {
+            (None, Some(number)) => self.dump.source.block_id(number).await?,
+            (finalized, _) => finalized,
+        };
+        let limit = if self.dump.options.only_finalized { finalized } else { Some(latest) };
+        Ok(Sight { chain: Finality { head: latest, finalized }, limit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_was_the_head_moves_down_with_a_shorter_chain() {
+        assert_eq!(Goal::Never.end(Some(9)), None);
+        assert_eq!(Goal::At(20).end(Some(9)), Some(20));
+        assert_eq!(Goal::AtMost(20).end(Some(25)), Some(20));
+        assert_eq!(Goal::AtMost(20).end(Some(9)), Some(9));
+        assert_eq!(Goal::AtMost(20).end(None), Some(20));
+    }
+}
