@@ -47,6 +47,10 @@ crash runs="25":
 bounded:
     NOZZLE_BOUNDED_TRANSACTIONS=40 scripts/test --no-capture bounded
 
+# the long test of many who ask at once: so many seconds of blocks, reorgs and queries
+concurrency seconds="300":
+    NOZZLE_CONCURRENCY_SECS={{seconds}} scripts/test --no-capture many_who_ask
+
 # the program itself, optimised, in target/release/nozzle
 release:
     cargo build --release --bin nozzle

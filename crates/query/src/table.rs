@@ -94,14 +94,17 @@ impl SegmentTable {
             version: file.version.clone(),
         };
         let range = segment.span.range;
-        let mut statistics = Statistics::new_unknown(&self.schema);
-        statistics.num_rows = Precision::Exact(usize_of(file.rows));
-        statistics.total_byte_size = Precision::Inexact(usize_of(file.size_bytes));
-        statistics.column_statistics[0] = ColumnStatistics {
+        let block_numbers = ColumnStatistics {
             null_count: Precision::Exact(0),
             min_value: Precision::Inexact(ScalarValue::UInt64(Some(range.start()))),
             max_value: Precision::Inexact(ScalarValue::UInt64(Some(range.end()))),
             ..ColumnStatistics::new_unknown()
+        };
+        let statistics = Statistics {
+            num_rows: Precision::Exact(usize_of(file.rows)),
+            total_byte_size: Precision::Inexact(usize_of(file.size_bytes)),
+            // Of the other columns nothing is known. To say so takes 10 KB a file.
+            column_statistics: vec![block_numbers],
         };
         PartitionedFile::new_from_meta(meta)
             .with_statistics(Arc::new(statistics))

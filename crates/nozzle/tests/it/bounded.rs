@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nozzle_testkit::replay::Recording;
 
-use crate::harness::{Db, Place, synthetic};
+use crate::harness::{Db, Place, peak_memory_kib, synthetic};
 
 /// With so few requests at a time, and files that are closed every second, both ranges have the same
 /// in flight. What is left is the allocator's slack; the answers of the long range are 140 MiB.
@@ -25,12 +25,9 @@ fn peak_of(blocks: u64) -> u64 {
     let provider = std::fs::read_to_string(place.path("providers/chain-1337.toml")).unwrap();
     place.write("providers/chain-1337.toml", &(provider + LIMITS));
     let mut dump = place.start(&["dump", "--dataset", "eth"]);
-    let status = format!("/proc/{}/status", dump.id());
     let mut peak = 0;
     while dump.is_running() {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(peak);
+        peak = peak.max(peak_memory_kib(dump.id()));
         std::thread::sleep(Duration::from_millis(10));
     }
     let said = dump.wait();

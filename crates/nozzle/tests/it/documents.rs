@@ -55,6 +55,7 @@ fn demo(place: &Place, environment: &[(&str, &str)]) -> String {
     let programs = Path::new(env!("CARGO_BIN_EXE_nozzle")).parent().unwrap();
     command.arg(workspace().join("scripts/demo")).arg("80");
     command.env("NOZZLE_DEMO_PLACE", place.path("demo")).env("NOZZLE_DEMO_BIN", programs);
+    command.env("NOZZLE_DEMO_FREE_PORTS", "1").env("NOZZLE_TEST_PYTHON", python_program());
     for (name, value) in environment {
         command.env(name, value);
     }
@@ -71,7 +72,9 @@ fn demo(place: &Place, environment: &[(&str, &str)]) -> String {
         "└",
         "JSON Lines listens",
         "{\"block_num\":",
-        "pyarrow",
+        "SELECT * FROM eth_mainnet.blocks LIMIT 10",
+        "base_fee_per_gas",
+        "[10 rows x 24 columns]",
     ] {
         assert!(said.contains(part), "`{part}` is not in {said}");
     }

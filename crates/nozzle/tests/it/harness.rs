@@ -234,6 +234,22 @@ pub fn until_sync<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The resident memory of a process; 0 where it has ended.
+pub fn memory_kib(process: u32) -> u64 {
+    status_kib(process, "VmRSS:")
+}
+
+/// The most resident memory that a process has had; 0 where it has ended.
+pub fn peak_memory_kib(process: u32) -> u64 {
+    status_kib(process, "VmHWM:")
+}
+
+fn status_kib(process: u32, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+}
+
 /// A node's address that can be shut and opened again without ever giving up its port.
 pub struct Gate {
     url: String,

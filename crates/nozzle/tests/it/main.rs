@@ -6,6 +6,7 @@
 mod architecture;
 mod bounded;
 mod commands;
+mod concurrency;
 mod crash;
 mod documents;
 mod errors;

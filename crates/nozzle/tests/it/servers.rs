@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::harness::{Db, Place, python, synthetic};
 
 /// A running server and where it listens.
-struct Server {
+pub struct Server {
     child: Child,
     flight: Option<String>,
     jsonl: Option<String>,
@@ -21,7 +21,8 @@ struct Server {
 }
 
 impl Server {
-    fn start(place: &Place, flags: &[&str]) -> Self {
+    /// Starts the selected servers on free ports.
+    pub fn start(place: &Place, flags: &[&str]) -> Self {
         let mut command = place.command(&[&["server"], flags].concat());
         for address in ["FLIGHT_ADDR", "JSONL_ADDR", "ADMIN_API_ADDR"] {
             command.env(format!("NOZZLE_CONFIG_{address}"), "127.0.0.1:0");
@@ -72,7 +73,22 @@ impl Server {
         self.post_with(sql, &[])
     }
 
-    fn stop(mut self) -> i32 {
+    /// Where JSON Lines listens.
+    pub fn jsonl(&self) -> &str {
+        self.jsonl.as_ref().unwrap()
+    }
+
+    /// Where Arrow Flight listens.
+    pub fn flight(&self) -> &str {
+        self.flight.as_ref().unwrap()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Tells it to end, and gives its exit code.
+    pub fn stop(mut self) -> i32 {
         let id = self.child.id().to_string();
         Command::new("kill").args(["-TERM", &id]).status().unwrap();
         let code = self.child.wait().unwrap().code();
@@ -135,7 +151,7 @@ fn errors_have_their_codes() {
     }
     let (status, body) = server.post(&format!("SELECT '{}'", "x".repeat(1 << 20)));
     assert_eq!(status, 413, "{body}");
-    let health = format!("{}/health", server.jsonl.as_ref().unwrap());
+    let health = format!("{}/health", server.jsonl());
     let output = Command::new("curl").args(["-sS", &health]).output().unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({"status": "ok"}));
     let sum = "SELECT sum(value) AS v FROM eth.transactions";
@@ -152,7 +168,7 @@ fn an_error_in_the_middle_is_a_last_line_and_a_broken_connection() {
     let server = Server::start(&place, &["--jsonl-server"]);
     // Many rows first, so that the answer has begun when the division fails.
     let sql = "SELECT 1 / (100000 - v.value) AS x FROM generate_series(0, 200000) AS v(value)";
-    let address = server.jsonl.as_ref().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let address = server.jsonl().strip_prefix("http://").unwrap().to_owned();
     let mut stream = TcpStream::connect(&address).unwrap();
     write!(stream, "POST / HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n{sql}", sql.len())
         .unwrap();
@@ -169,7 +185,7 @@ fn answers_are_packed_where_the_client_takes_it() {
     let place = extracted(Db::Sqlite);
     let server = Server::start(&place, &["--jsonl-server"]);
     let curl = |flags: &[&str]| {
-        let url = server.jsonl.as_ref().unwrap();
+        let url = server.jsonl();
         let sql = "SELECT * FROM eth.logs ORDER BY _block_num, log_index";
         let output =
             Command::new("curl").args(["-sS", "-X", "POST", url, "--data", sql]).args(flags).output();
@@ -230,7 +246,7 @@ fn pyarrow_reads_over_arrow_flight() {
         let place = extracted(db);
         let server = Server::start(&place, &["--flight-server"]);
         assert!(server.jsonl.is_none() && server.admin.is_none());
-        assert_eq!(python(FLIGHT, &[server.flight.as_ref().unwrap()]).trim(), "ok");
+        assert_eq!(python(FLIGHT, &[server.flight()]).trim(), "ok");
         assert_eq!(server.stop(), 0);
     }
 }
@@ -239,7 +255,7 @@ fn pyarrow_reads_over_arrow_flight() {
 fn adbc_reads_over_flight_sql() {
     let place = extracted(Db::Sqlite);
     let server = Server::start(&place, &[]);
-    assert_eq!(python(FLIGHT_SQL, &[server.flight.as_ref().unwrap()]).trim(), "ok");
+    assert_eq!(python(FLIGHT_SQL, &[server.flight()]).trim(), "ok");
 }
 
 #[test]
