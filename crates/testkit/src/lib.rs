@@ -8,6 +8,7 @@ pub mod anvil;
 pub mod chain;
 mod mainnet;
 mod parallel;
+pub mod parse;
 pub mod postgres;
 pub mod process;
 pub mod replay;

@@ -8,12 +8,14 @@
 //!
 //! An answer is the stored text between `{"jsonrpc":"2.0","id":…,"result":` and `}`; nothing is
 //! serialised per request. It answers `eth_chainId`, `eth_blockNumber`, `eth_getBlockByNumber`,
-//! `eth_getBlockByHash`, `eth_getBlockReceipts`, `eth_syncing`, `net_version` and
-//! `web3_clientVersion`, alone and in batches, and -32601 to everything else.
+//! `eth_getBlockByHash`, `eth_getBlockReceipts`, `eth_getLogs`, `eth_syncing`, `net_version` and
+//! `web3_clientVersion`, alone and in batches, and -32601 to everything else. Logs are cut out of
+//! the receipts when they are asked for first.
 
 mod answer;
 mod generated;
 mod light;
+mod logs;
 mod recording;
 mod server;
 mod synthetic;

@@ -49,6 +49,21 @@ async fn a_chain_like_mainnet_is_preloaded_and_measured() {
 }
 
 #[test]
+fn parsers_parse_every_block_with_its_receipts() {
+    for parser in ["serde-json", "sonic-rs"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_nozzle-testkit"))
+            .args(["parse", "--mainnet-like", "3", "--with", parser])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let measured: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(measured["blocks"], 3);
+        assert!(measured["bytes"].as_u64().unwrap() > 1_000_000, "{measured}");
+        assert!(measured["cpu_seconds"].as_f64().unwrap() > 0.0, "{measured}");
+    }
+}
+
+#[test]
 fn wrong_arguments_are_said() {
     let output = Command::new(env!("CARGO_BIN_EXE_nozzle-testkit")).args(["replay"]).output().unwrap();
     assert!(!output.status.success());

@@ -1,4 +1,5 @@
-//! The test kit's counterparts for scripts: a replay node, a recorder, and a writer of chains.
+//! The test kit's counterparts for scripts: a replay node, a recorder, a writer of chains, and a
+//! measure of JSON parsers.
 //!
 //! The recorded chain for demonstrations (`assets/demo-chain.jsonl.zst`) is made again with
 //!
@@ -11,9 +12,10 @@
 use std::{io::Read, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use nozzle_testkit::{
     chain::ChainBuilder,
+    parse,
     replay::{Recording, ReplayOptions, ReplayServer},
     rpc::{RpcClient, quantity},
 };
@@ -39,6 +41,8 @@ enum Command {
     Capture(CaptureArguments),
     /// Fills a running anvil (--no-mining --order fifo) with a varied chain.
     Chain(ChainArguments),
+    /// Parses a chain's JSON and does nothing else; prints {"blocks":…,"bytes":…,"cpu_seconds":…}.
+    Parse(ParseArguments),
 }
 
 #[derive(Args)]
@@ -107,6 +111,22 @@ struct ChainArguments {
     seed: u64,
 }
 
+#[derive(Args)]
+struct ParseArguments {
+    #[command(flatten)]
+    source: Source,
+    /// The parser.
+    #[arg(long)]
+    with: ParserName,
+}
+
+/// The parsers of `--with`.
+#[derive(Clone, Copy, ValueEnum)]
+enum ParserName {
+    SerdeJson,
+    SonicRs,
+}
+
 /// The numbers of `--synthetic`.
 #[derive(Clone)]
 struct Shape([u64; 4]);
@@ -143,6 +163,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Replay(arguments) => replay(arguments).await,
         Command::Capture(arguments) => capture(arguments).await,
         Command::Chain(arguments) => chain(arguments).await,
+        Command::Parse(arguments) => parse(arguments),
     }
 }
 
@@ -221,5 +242,16 @@ async fn chain(arguments: ChainArguments) -> anyhow::Result<()> {
         quantity(&head["number"])?,
         head["hash"].as_str().unwrap_or_default(),
     );
+    Ok(())
+}
+
+fn parse(arguments: ParseArguments) -> anyhow::Result<()> {
+    let recording = arguments.source.open()?.preload()?;
+    let parser = match arguments.with {
+        ParserName::SerdeJson => parse::Parser::SerdeJson,
+        ParserName::SonicRs => parse::Parser::SonicRs,
+    };
+    let parse::Parsed { blocks, bytes, cpu_seconds } = parse::measure(&recording, parser)?;
+    println!("{}", json!({ "blocks": blocks, "bytes": bytes, "cpu_seconds": cpu_seconds }));
     Ok(())
 }

@@ -14,7 +14,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::recording::Recording;
+use super::{
+    logs::{LogFilter, logs_in},
+    recording::Recording,
+};
 use crate::rpc::quantity;
 
 /// In [`Replay::finalized`]: no block is final.
@@ -156,6 +159,7 @@ impl Replay {
             "eth_getBlockReceipts" => {
                 self.reply_block(self.by_either(selector), |number| self.recording.receipts(number))
             }
+            "eth_getLogs" => self.reply_logs(selector),
             "eth_blockNumber" => Reply::Text(format!("\"{:#x}\"", self.head())),
             "eth_chainId" => Reply::Text(format!("\"{:#x}\"", self.chain_id)),
             "eth_syncing" => Reply::Text("false".to_owned()),
@@ -173,7 +177,37 @@ impl Replay {
         }
     }
 
+    /// A range may end above the head; a filter that names neither end is about the head.
+    fn reply_logs(&self, query: &Value) -> Reply {
+        let Ok(filter) = LogFilter::deserialize(query) else {
+            return Reply::Error(-32602, "invalid filter");
+        };
+        let latest = Value::from("latest");
+        let end = |name| self.named(query.get(name).unwrap_or(&latest));
+        let (first, last) = match query.get("blockHash") {
+            Some(hash) => (self.by_hash(hash), self.by_hash(hash)),
+            None => (end("fromBlock"), end("toBlock")),
+        };
+        match (first, last) {
+            (Selected::Unknown, _) | (_, Selected::Unknown) => Reply::Error(-32602, "invalid block"),
+            (Selected::Number(first), Selected::Number(last)) => {
+                let blocks = first..=last.min(self.head());
+                logs_in(blocks, &filter, |number| self.recording.logs(number))
+                    .map_or(Reply::Error(-32000, "no receipts were recorded"), Reply::Stored)
+            }
+            _ => Reply::Error(-32000, "unknown block"),
+        }
+    }
+
     fn by_number(&self, selector: &Value) -> Selected {
+        match self.named(selector) {
+            Selected::Number(number) => self.up_to_head(Some(number)),
+            other => other,
+        }
+    }
+
+    /// A number or a tag, which may be above the head.
+    fn named(&self, selector: &Value) -> Selected {
         let number = match selector.as_str() {
             Some("latest" | "pending") => Some(self.head()),
             Some("finalized" | "safe") => self.finalized(),
@@ -183,7 +217,7 @@ impl Replay {
                 Err(_) => return Selected::Unknown,
             },
         };
-        self.up_to_head(number)
+        number.map_or(Selected::Nothing, Selected::Number)
     }
 
     fn by_hash(&self, selector: &Value) -> Selected {
@@ -287,9 +321,39 @@ mod tests {
     }
 
     #[test]
+    fn logs_are_those_of_the_receipts_of_a_range_up_to_the_head() {
+        let replay = replay();
+        replay.set_head(50);
+        let logs = |query: Value| ask(&replay, "eth_getLogs", json!([query]));
+        let of = |number: &str| {
+            let receipts = ask(&replay, "eth_getBlockReceipts", json!([number]));
+            receipts[0]["logs"].as_array().expect("logs").clone()
+        };
+        let hash = ask(&replay, "eth_getBlockByNumber", json!(["0x7", false]))["hash"].clone();
+        assert_eq!(of("0x7").len(), 1);
+        assert_eq!(logs(json!({ "blockHash": hash })), json!(of("0x7")));
+        let both = [of("0x7"), of("0x8")].concat();
+        assert_eq!(logs(json!({ "fromBlock": "0x7", "toBlock": "0x8" })), json!(both));
+        let topics = json!([both[1]["topics"][0], both[1]["topics"][1]]);
+        let one = json!({ "fromBlock": "0x7", "toBlock": "0x8", "topics": topics });
+        assert_eq!(logs(one), json!([both[1]]));
+        let last = [of("0x31"), of("0x32")].concat();
+        assert_eq!(logs(json!({ "fromBlock": "0x31", "toBlock": "0xffffffffffffffff" })), json!(last));
+        assert_eq!(logs(json!({})), json!(of("0x32")));
+        assert_eq!(logs(json!({ "fromBlock": "0x33", "toBlock": "0x40" })), json!([]));
+    }
+
+    #[test]
     fn what_cannot_be_answered_is_an_error() {
         let replay = replay();
-        assert_eq!(ask(&replay, "eth_getLogs", json!([{}])), -32601);
+        assert_eq!(ask(&replay, "eth_nothing", json!([{}])), -32601);
+        for (query, code) in [
+            (json!({ "fromBlock": "7" }), -32602),
+            (json!({ "address": "0x1" }), -32602),
+            (json!({ "blockHash": B256::ZERO }), -32000),
+        ] {
+            assert_eq!(ask(&replay, "eth_getLogs", json!([query])), code);
+        }
         for params in [json!([]), json!(["7"]), json!([7]), json!([null])] {
             assert_eq!(ask(&replay, "eth_getBlockByNumber", params), -32602);
         }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{generated::Generated, light::lighten};
+use super::{generated::Generated, light::lighten, logs::logs_of};
 use crate::{
     parallel::in_parallel,
     rpc::{Call, RpcClient, hex_quantity},
@@ -46,6 +46,8 @@ struct StoredBlock {
     /// With the hashes of the transactions; made when somebody asks.
     light: OnceLock<Bytes>,
     receipts: Option<Bytes>,
+    /// The logs in the receipts; made when somebody asks, `None` where these are no receipts.
+    logs: OnceLock<Option<Bytes>>,
 }
 
 /// One line of a recorded file.
@@ -87,6 +89,7 @@ impl Builder {
             full: Bytes::copy_from_slice(block.as_bytes()),
             light: OnceLock::new(),
             receipts: receipts.map(|text| Bytes::copy_from_slice(text.as_bytes())),
+            logs: OnceLock::new(),
         };
         self.chain_id =
             self.chain_id.or(named.transactions.iter().find_map(|t| t.chain_id).map(|id| id.to()));
@@ -186,7 +189,7 @@ impl Recording {
         let Blocks::Generated(chain) = &self.blocks else { return Ok(self) };
         let stored = in_parallel(chain.len(), |number| {
             let (full, receipts) = chain.block_and_receipts_json(number);
-            StoredBlock { full, light: OnceLock::new(), receipts: Some(receipts) }
+            StoredBlock { full, light: OnceLock::new(), receipts: Some(receipts), logs: OnceLock::new() }
         });
         let by_hash = (0..chain.len()).map(|number| (chain.hash(number), number)).collect();
         let blocks = Blocks::Stored { by_number: (0..).zip(stored).collect(), by_hash };
@@ -277,6 +280,17 @@ impl Recording {
         match &self.blocks {
             Blocks::Stored { by_number, .. } => by_number.get(&number)?.receipts.clone(),
             Blocks::Generated(chain) => chain.has(number).then(|| chain.receipts_json(number)),
+        }
+    }
+
+    /// The JSON of a block's logs, a list; `None` where [`Recording::receipts`] has none.
+    pub fn logs(&self, number: u64) -> Option<Bytes> {
+        match &self.blocks {
+            Blocks::Stored { by_number, .. } => {
+                let block = by_number.get(&number)?;
+                block.logs.get_or_init(|| logs_of(block.receipts.as_ref()?)).clone()
+            }
+            Blocks::Generated(_) => logs_of(&self.receipts(number)?),
         }
     }
 }
