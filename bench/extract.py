@@ -72,7 +72,7 @@ def main():
 
     rows = []
     for name, (measured, folder) in dumps.items():
-        count, size = rows_and_bytes(folder.rglob("*.parquet"))
+        count, size = rows_and_bytes(sorted(folder.rglob("*.parquet")))
         rows.append([
             name,
             f"{blocks / measured.wall_s:.0f}",
