@@ -51,6 +51,18 @@ bounded:
 concurrency seconds="300":
     NOZZLE_CONCURRENCY_SECS={{seconds}} scripts/test --no-capture many_who_ask
 
+# extraction beside stock parsers and cryo, as a table; see bench/README.md
+bench-extract *args:
+    bench/run extract {{args}}
+
+# queries and planning beside DuckDB, chdb and datafusion
+bench-query *args:
+    bench/run query {{args}}
+
+# transfer beside bare TCP and Polars' writer
+bench-transfer *args:
+    bench/run transfer {{args}}
+
 # the program itself, optimised, in target/release/nozzle
 release:
     cargo build --release --bin nozzle
