@@ -2,15 +2,13 @@
 
 import argparse
 import json
-import pathlib
 import subprocess
 import sys
 import threading
-import time
 
 import common
 from common import PLACE, say, table
-from query import DATASET, dataset, linked
+from query import dataset, linked
 
 QUERIES = {
     "logs, all columns": "SELECT * FROM eth_mainnet.logs LIMIT {rows}",
