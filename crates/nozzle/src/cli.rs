@@ -93,8 +93,9 @@ pub struct DumpArgs {
     /// Extract only blocks that the chain calls final
     #[arg(long, env = "DUMP_ONLY_FINALIZED_BLOCKS", value_parser = FalseyValueParser::new())]
     pub only_finalized_blocks: bool,
-    /// How much of each block is checked before it is written: none, links or header (full and senders
-    /// are still to come) [default: what the manifest says, else header]
+    /// How much of each block is checked before it is written: none, links, header (its hash), full (also
+    /// the roots and blooms, from its content) or senders (also who signed) [default: what the manifest
+    /// says, else header]
     #[arg(long, env = "DUMP_VERIFY", value_name = "LEVEL")]
     pub verify: Option<Verify>,
 }

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time:
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt, stream};
-use nozzle_core::{
-    DatasetRef,
-    manifest::{RawManifest, Verify},
-};
+use nozzle_core::{DatasetRef, manifest::RawManifest};
 use nozzle_dump::{DumpError, DumpOptions, EndBlock, ParquetOptions, RawDump, Summary, job::CutPolicy};
 use nozzle_metadata::{Dataset, DatasetId};
 use tokio::time::Instant;
@@ -34,9 +31,6 @@ const WRITER_MEMORY_BYTES: usize = 256 << 20;
 /// Dumps once, or again and again.
 pub async fn run(args: DumpArgs, config: Config) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::watch("stopping at the next whole block; once more to stop at once")?;
-    if let Some(level @ (Verify::Full | Verify::Senders)) = args.verify {
-        bail!("--verify {level} is still to come; this version checks up to `header`");
-    }
     let base_url = match &args.location {
         // A path on the command line is relative to where the command runs.
         Some(place) => {

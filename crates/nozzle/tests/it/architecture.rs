@@ -17,8 +17,8 @@ const MAY_USE: [(&str, &str); 6] = [
     ("nozzle-metadata", "nozzle-core async-trait bytes chrono serde sqlx thiserror tokio tracing uuid"),
     (
         "nozzle-sources",
-        "nozzle-core alloy-primitives alloy-rlp arrow async-trait bytes const-hex futures reqwest serde sonic-rs \
-         thiserror tokio tracing url",
+        "nozzle-core alloy-primitives alloy-rlp arrow async-trait bytes const-hex futures k256 reqwest serde \
+         sonic-rs thiserror tokio tracing url",
     ),
     (
         "nozzle-query",

@@ -101,6 +101,18 @@ pub(crate) fn quantity_word(text: &str) -> Result<[u8; 32], Bad> {
     if digits.len() > 64 { Err(Bad::TooLarge) } else { Ok(word) }
 }
 
+/// A quantity of up to 256 bits, appended to `bytes` without leading zeros.
+pub(crate) fn append_quantity(text: &str, bytes: &mut Vec<u8>) -> Result<(), Bad> {
+    let digits = significant(text)?;
+    let (odd, pairs) = digits.split_at(digits.len() % 2);
+    let first = odd.first().map(|digit| nibble(*digit)).transpose()?;
+    bytes.extend(first);
+    let start = bytes.len();
+    bytes.resize(start + pairs.len() / 2, 0);
+    const_hex::decode_to_slice(pairs, &mut bytes[start..]).map_err(|_| Bad::NotHex)?;
+    if digits.len() > 64 { Err(Bad::TooLarge) } else { Ok(()) }
+}
+
 /// A quantity as a decimal of 38 digits.
 pub(crate) fn decimal(text: &str) -> Result<i128, Bad> {
     let value = quantity_u128(text)?;

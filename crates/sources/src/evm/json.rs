@@ -149,6 +149,7 @@ pub(crate) struct Receipt<'a> {
     pub effective_gas_price: Option<&'a str>,
     pub blob_gas_used: Option<&'a str>,
     pub blob_gas_price: Option<&'a str>,
+    pub logs_bloom: Option<&'a str>,
     #[serde(borrow)]
     pub logs: Option<Vec<Log<'a>>>,
 }

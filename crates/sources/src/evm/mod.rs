@@ -2,18 +2,27 @@
 //!
 //! ```text
 //!  response bytes ──► json (borrowed text) ──► verify ──► columns (hex to buffers) ──► BlockRows
+//!                                                │
+//!                               full: encode ──► trie, bloom, senders
 //! ```
 
 mod blocks;
+mod bloom;
 mod columns;
+mod derived;
+mod encode;
+mod full;
 mod header;
 mod hex;
 mod json;
 mod lists;
 mod logs;
+mod rlp;
 pub mod rows;
+mod senders;
 pub mod tables;
 mod transactions;
+mod trie;
 mod verify;
 mod withdrawals;
 

@@ -1,5 +1,7 @@
 //! From the answers of a node to rows: the path that every block takes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, TableDef, block::BlockLink, manifest::Verify};
 use serde::Deserialize;
@@ -7,6 +9,7 @@ use serde::Deserialize;
 use super::{
     blocks::{BlockRow, Blocks, timestamp_micros},
     columns::{Builder, Selection, Table},
+    full::{self, Body, Recompute},
     hex::{self, Bad, required},
     json::{Answer, Block, Receipt, TxSlot},
     logs::{LogRow, Logs},
@@ -103,6 +106,18 @@ pub struct Decoder {
     transactions: Option<Selection<Transactions>>,
     logs: Option<Selection<Logs>>,
     withdrawals: Option<Selection<Withdrawals>>,
+    said: Said,
+}
+
+/// What a source says once, however many of its blocks give reason to.
+#[derive(Debug, Default)]
+struct Said {
+    unknown_type: AtomicBool,
+    no_withdrawals: AtomicBool,
+}
+
+fn is_first(said: &AtomicBool) -> bool {
+    !said.swap(true, Ordering::Relaxed)
 }
 
 impl std::fmt::Debug for Decoder {
@@ -113,10 +128,9 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     /// A decoder for the given tables: those of [`super::tables()`], or fewer, with all or fewer of
-    /// their columns. What cannot be decoded or checked is `Refused`.
+    /// their columns. What cannot be decoded is `Refused`.
     pub fn new(provider: &str, tables: Vec<TableDef>, verify: Verify) -> Result<Self, SourceError> {
         let refused = |why| SourceError::Refused { provider: provider.to_owned(), why };
-        verify::supported(verify).map_err(refused)?;
         let mut decoder = Self {
             provider: provider.to_owned(),
             verify,
@@ -125,6 +139,7 @@ impl Decoder {
             transactions: None,
             logs: None,
             withdrawals: None,
+            said: Said::default(),
         };
         for table in tables {
             decoder.add(table).map_err(refused)?;
@@ -176,10 +191,15 @@ impl Decoder {
     fn decode_all(&self, blocks: &[RawBlock]) -> Result<BlockRows, (usize, SourceError)> {
         let mut links: Vec<BlockLink> = Vec::with_capacity(blocks.len());
         let mut builders = None;
+        let mut recompute =
+            (self.verify >= Verify::Full).then(|| Recompute::new(self.verify >= Verify::Senders));
         for (index, raw) in blocks.iter().enumerate() {
             let problem = |problem: Problem| (index, problem.of_block(&self.provider, raw.number));
             let left = blocks.len() - index;
-            let link = self.append(raw, links.last(), left, &mut builders).map_err(problem)?;
+            let answers = self.parse(raw).map_err(problem)?;
+            let checked = self.check(raw.number, &answers, links.last(), recompute.as_mut());
+            let link = checked.map_err(problem)?;
+            self.append(&link, &answers, left, &mut builders).map_err(problem)?;
             links.push(link);
         }
         let problem = |why: String| (0, Problem::Malformed(why).of_block(&self.provider, blocks[0].number));
@@ -191,30 +211,80 @@ impl Decoder {
         Ok(BlockRows { range, blocks: links, tables, source_bytes })
     }
 
+    fn parse<'a>(&self, raw: &'a RawBlock) -> Result<Answers<'a>, Problem> {
+        Ok(Answers { block: parse(&raw.block, "the block")?, receipts: self.parse_receipts(raw)? })
+    }
+
+    /// Checks one block as far as the level says.
+    fn check(
+        &self,
+        number: BlockNum,
+        answers: &Answers<'_>,
+        previous: Option<&BlockLink>,
+        recompute: Option<&mut Recompute>,
+    ) -> Result<BlockLink, Problem> {
+        let Answers { block, receipts } = answers;
+        let receipts = receipts.as_deref();
+        let link = verify::block(block, number, self.verify)?;
+        check_link(previous, &link)?;
+        let transactions = self.transactions_of(block)?;
+        verify::transactions(link.hash, transactions, receipts, self.verify)?;
+        self.check_withdrawals(&link, block)?;
+        if let Some(recompute) = recompute {
+            let unknown = recompute.check(&Body { block, transactions, receipts })?;
+            if let Some(tx_type) = unknown.filter(|_| is_first(&self.said.unknown_type)) {
+                let (provider, block) = (&self.provider, link.number);
+                tracing::info!(
+                    provider,
+                    block,
+                    tx_type,
+                    "a type of transaction that is not Ethereum's: the roots of transactions and receipts \
+                     cannot be checked in blocks that have such"
+                );
+            }
+        }
+        Ok(link)
+    }
+
+    /// Some nodes leave out the withdrawals, whose root is in the header: rows would be missing.
+    fn check_withdrawals(&self, link: &BlockLink, block: &Block<'_>) -> Result<(), Problem> {
+        if self.withdrawals.is_none() || !full::leaves_out_withdrawals(block) {
+            return Ok(());
+        }
+        if self.verify >= Verify::Full {
+            return Err(Problem::Malformed(
+                "the node leaves out its withdrawals; use another node, or leave the table `withdrawals` out of \
+                 the manifest's schema"
+                    .into(),
+            ));
+        }
+        if is_first(&self.said.no_withdrawals) {
+            let (provider, block) = (&self.provider, link.number);
+            tracing::warn!(
+                provider,
+                block,
+                "the node leaves out the withdrawals of this block and perhaps of others: the table \
+                 `withdrawals` will lack them. Use another node, or leave the table out of the manifest's schema"
+            );
+        }
+        Ok(())
+    }
+
     /// Appends one block's rows; `left` is how many blocks are left with it.
     fn append(
         &self,
-        raw: &RawBlock,
-        previous: Option<&BlockLink>,
+        link: &BlockLink,
+        answers: &Answers<'_>,
         left: usize,
         builders: &mut Option<Builders>,
-    ) -> Result<BlockLink, Problem> {
-        let block: Block<'_> = parse(&raw.block, "the block")?;
-        let receipts = self.parse_receipts(raw)?;
-        let link = verify::block(&block, raw.number, self.verify)?;
-        check_link(previous, &link)?;
-        let transactions = self.transactions_of(&block)?;
-        verify::transactions(link.hash, transactions, receipts.as_deref(), self.verify)?;
-        let row = BlockRow {
-            number: link.number,
-            hash: link.hash.0,
-            timestamp: timestamp_micros(&block),
-            block: &block,
-        };
+    ) -> Result<(), Problem> {
+        let Answers { block, receipts } = answers;
+        let timestamp = timestamp_micros(block);
+        let row = BlockRow { number: link.number, hash: link.hash.0, timestamp, block };
+        let transactions = self.transactions_of(block)?;
         let parts = Parts { row: &row, transactions, receipts: receipts.as_deref() };
         let builders = builders.get_or_insert_with(|| self.start(parts.counts(), left));
-        builders.push(&parts).map_err(Problem::Malformed)?;
-        Ok(link)
+        builders.push(&parts).map_err(Problem::Malformed)
     }
 
     fn parse_receipts<'a>(&self, raw: &'a RawBlock) -> Result<Option<Vec<Receipt<'a>>>, Problem> {
@@ -316,6 +386,12 @@ pub(crate) fn check_link(previous: Option<&BlockLink>, block: &BlockLink) -> Res
         }
         _ => Ok(()),
     }
+}
+
+/// The answers about one block, read.
+struct Answers<'a> {
+    block: Block<'a>,
+    receipts: Option<Vec<Receipt<'a>>>,
 }
 
 /// How many rows a block has.

@@ -58,13 +58,13 @@ impl Table for Transactions {
             column::u64("nonce", |row: &TxRow<'_>| hex::quantity_u64(required(row.tx.nonce)?)),
             decimal_or_null("gas_price", |tx| tx.gas_price),
             column::u64("gas_limit", |row: &TxRow<'_>| hex::quantity_u64(required(row.tx.gas)?)),
-            decimal_or_null("value", |tx| tx.value),
-            column::fixed_or_null("value_overflow", |row: &TxRow<'_>| hex::decimal_overflow(row.tx.value)),
+            column::decimal_or_null("value", |row: &TxRow<'_>| hex::decimal_or_null(value(row.tx)?)),
+            column::fixed_or_null("value_overflow", |row: &TxRow<'_>| hex::decimal_overflow(value(row.tx)?)),
             column::data("input", |row: &TxRow<'_>| input(row.tx)),
             word_or_null("r", |tx| tx.r),
             word_or_null("s", |tx| tx.s),
             column::flag_or_null("y_parity", |row: &TxRow<'_>| y_parity(row.tx)),
-            column::u64_or_null("chain_id", |row: &TxRow<'_>| number_or_null(row.tx.chain_id)),
+            column::u64_or_null("chain_id", |row: &TxRow<'_>| chain_id(row.tx)),
             column::u64("gas_used", |row: &TxRow<'_>| receipt_number(row, |receipt| receipt.gas_used)),
             column::u64("cumulative_gas_used", |row: &TxRow<'_>| {
                 receipt_number(row, |receipt| receipt.cumulative_gas_used)
@@ -119,9 +119,34 @@ fn receipt_number(
 }
 
 /// The type; nodes older than typed transactions do not name it.
-fn tx_type(tx: &Tx<'_>) -> Result<i32, Bad> {
+pub(crate) fn tx_type(tx: &Tx<'_>) -> Result<i32, Bad> {
     let number = tx.tx_type.map_or(Ok(0), hex::quantity_u64)?;
     i32::try_from(number).map_err(|_| Bad::TooLarge)
+}
+
+/// The amount. A type that is not Ethereum's may have none at all.
+fn value<'a>(tx: &Tx<'a>) -> Result<Option<&'a str>, Bad> {
+    match tx.value {
+        None if tx_type(tx)? <= LAST_KNOWN_TYPE => Err(Bad::Missing),
+        value => Ok(value),
+    }
+}
+
+/// The chain that the transaction is for. The oldest ones say it in `v` or not at all, whatever a
+/// node puts beside it.
+fn chain_id(tx: &Tx<'_>) -> Result<Option<u64>, Bad> {
+    match tx.v {
+        Some("0x1b" | "0x1c") if tx_type(tx)? == 0 => Ok(None),
+        Some(v) if tx_type(tx)? == 0 && eip155_chain_id(v).is_some() => {
+            eip155_chain_id(v).map(u64::try_from).transpose().map_err(|_| Bad::TooLarge)
+        }
+        _ => number_or_null(tx.chain_id),
+    }
+}
+
+/// The chain id in the `v` of a transaction without a type (EIP-155).
+pub(crate) fn eip155_chain_id(v: &str) -> Option<u128> {
+    hex::quantity_u128(v).ok()?.checked_sub(35).map(|v| v / 2)
 }
 
 /// The calldata. A type that is not Ethereum's may have none at all.
@@ -145,8 +170,11 @@ pub(crate) fn y_parity(tx: &Tx<'_>) -> Result<Option<bool>, Bad> {
     })
 }
 
-/// Whether the transaction succeeded; null before Byzantium.
+/// Whether the transaction succeeded; null before Byzantium, where some nodes fill it in.
 fn status(receipt: &Receipt<'_>) -> Result<Option<bool>, Bad> {
+    if post_state(receipt).is_some() {
+        return Ok(None);
+    }
     match receipt.status.map(hex::quantity_u64).transpose()? {
         None => Ok(None),
         Some(0) => Ok(Some(false)),
@@ -155,10 +183,15 @@ fn status(receipt: &Receipt<'_>) -> Result<Option<bool>, Bad> {
     }
 }
 
+/// The state root after the transaction.
+fn state_root(receipt: &Receipt<'_>) -> Result<Option<[u8; 32]>, Bad> {
+    hex::fixed_or_null(post_state(receipt))
+}
+
 /// The state root after the transaction, which receipts had before Byzantium; since then some
 /// nodes send it empty.
-fn state_root(receipt: &Receipt<'_>) -> Result<Option<[u8; 32]>, Bad> {
-    hex::fixed_or_null(receipt.root.filter(|root| *root != "0x"))
+pub(crate) fn post_state<'a>(receipt: &Receipt<'a>) -> Option<&'a str> {
+    receipt.root.filter(|root| *root != "0x")
 }
 
 #[cfg(test)]
@@ -189,6 +222,25 @@ mod tests {
     }
 
     #[test]
+    fn the_chain_of_a_legacy_transaction_is_the_one_that_it_signs() {
+        let chain = |v, chain_id| super::chain_id(&Tx { v, chain_id, ..Tx::default() });
+        for (v, given, expected) in [
+            (Some("0x25"), None, Ok(Some(1))),
+            (Some("0x26"), Some("0x1"), Ok(Some(1))),
+            (Some("0x1b"), Some("0x1"), Ok(None)),
+            (Some("0x1c"), None, Ok(None)),
+            (Some("0x0"), Some("0xa"), Ok(Some(10))),
+            (None, Some("0x1"), Ok(Some(1))),
+            (None, None, Ok(None)),
+            (Some("0xffffffffffffffffffffffffffffffff"), None, Err(Bad::TooLarge)),
+        ] {
+            assert_eq!(chain(v, given), expected, "v {v:?}, chainId {given:?}");
+        }
+        let typed = Tx { tx_type: Some("0x2"), v: Some("0x1b"), chain_id: Some("0x5"), ..Tx::default() };
+        assert_eq!(super::chain_id(&typed), Ok(Some(5)));
+    }
+
+    #[test]
     fn the_state_of_a_receipt_is_status_or_root() {
         let receipt = |status, root| Receipt { status, root, ..Receipt::default() };
         let root = format!("0x{}", "ab".repeat(32));
@@ -196,6 +248,8 @@ mod tests {
         assert_eq!(super::status(&receipt(Some("0x1"), None)), Ok(Some(true)));
         assert_eq!(super::status(&receipt(Some("0x0"), None)), Ok(Some(false)));
         assert_eq!(super::status(&receipt(Some("0x2"), None)), Err(Bad::NotAllowed));
+        assert_eq!(super::status(&receipt(Some("0x1"), Some(&root))), Ok(None));
+        assert_eq!(super::status(&receipt(Some("0x1"), Some("0x"))), Ok(Some(true)));
         assert_eq!(state_root(&receipt(None, Some(&root))), Ok(Some([0xab; 32])));
         assert_eq!(state_root(&receipt(None, Some("0x"))), Ok(None));
         assert_eq!(state_root(&receipt(None, Some("0x12"))), Err(Bad::Length(32)));

@@ -12,17 +12,6 @@ use super::{
 /// What a [`Problem::Missing`] says of receipts that belong to another block of the same number.
 const OTHER_RECEIPTS: &str = "receipts that match the hash";
 
-/// Refuses the levels that are not there yet; the error is a sentence.
-pub(crate) fn supported(verify: Verify) -> Result<(), String> {
-    match verify {
-        Verify::None | Verify::Links | Verify::Header => Ok(()),
-        Verify::Full | Verify::Senders => Err(format!(
-            "this version cannot check blocks as far as `{verify}`; the levels it has are none, links and \
-             header"
-        )),
-    }
-}
-
 /// Checks the header, and that the block is the one asked for.
 pub(crate) fn block(block: &Block<'_>, number: BlockNum, verify: Verify) -> Result<BlockLink, Problem> {
     let found = field("number", required(block.number).and_then(hex::quantity_u64))?;

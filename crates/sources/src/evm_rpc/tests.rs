@@ -511,7 +511,6 @@ async fn what_cannot_work_is_refused_before_anything_is_sent() {
     for url in ["ws://localhost:8546", "wss://localhost/x", "ipc:///geth.ipc", "file:///geth.ipc"] {
         assert!(refused(config(url), Verify::Links).contains("http and https"), "{url}");
     }
-    assert!(refused(config("http://localhost"), Verify::Full).contains("`full`"));
     let header = EvmRpcConfig { auth_header: Some("x".into()), ..config("http://localhost") };
     assert!(refused(header, Verify::Links).contains("without `auth_token`"));
     let token = EvmRpcConfig { auth_token: Some("a\nsecret".into()), ..config("http://localhost") };

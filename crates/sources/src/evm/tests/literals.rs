@@ -248,13 +248,11 @@ fn receipts_are_needed_for_logs_and_for_receipt_columns_only() {
 }
 
 #[test]
-fn what_cannot_be_decoded_or_checked_is_refused() {
+fn what_cannot_be_decoded_is_refused() {
     let refused = |tables: Vec<TableDef>, verify| match Decoder::new("node", tables, verify) {
         Err(SourceError::Refused { why, .. }) => why,
         other => panic!("{other:?}"),
     };
-    assert!(refused(tables(), Verify::Full).contains("`full`"));
-    assert!(refused(tables(), Verify::Senders).contains("none, links and header"));
     assert!(refused([tables(), tables()].concat(), Verify::Links).contains("twice"));
     let calls = TableDef::new("calls".parse().unwrap(), vec![]);
     assert!(refused(vec![calls], Verify::Links).contains("`calls`"));
@@ -274,6 +272,7 @@ fn a_missing_or_bad_value_names_its_column() {
     let text = with(&|block, _| block["transactions"][0]["nonce"] = json!(null));
     assert_eq!(text, "the provider `node` sent a bad block 5: `nonce` of row 0 of `transactions` is missing");
     assert!(with(&|block, _| block["transactions"][0]["input"] = json!(null)).contains("`input`"));
+    assert!(with(&|block, _| block["transactions"][0]["value"] = json!(null)).contains("`value`"));
     assert!(
         with(&|block, _| block["transactions"][0]["to"] = json!("0x12")).contains("is not 20 bytes long")
     );

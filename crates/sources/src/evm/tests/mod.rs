@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod broken;
+mod corrupted;
+mod foreign;
 mod literals;
 mod naive;
 mod real;
+mod sealed;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},
