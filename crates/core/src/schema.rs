@@ -10,6 +10,16 @@ use crate::name::TableName;
 /// The column that every table starts with and is sorted by: the number of the row's block.
 pub const BLOCK_NUM: &str = "_block_num";
 
+/// The column by which the rows of one block are in ascending order in a raw dataset's table of that
+/// name, where it has one: the place in the chain. Sources refuse blocks in which it is not so.
+pub fn order_within_block(table: &TableName) -> Option<&'static str> {
+    match table.as_str() {
+        "transactions" => Some("tx_index"),
+        "logs" => Some("log_index"),
+        _ => None,
+    }
+}
+
 /// A table's name and schema. The first column is [`BLOCK_NUM`], a UInt64 without nulls; rows are
 /// sorted by it and keep the chain's order within a block.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::{compute::SortOptions, datatypes::SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -20,7 +20,10 @@ use datafusion::{
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
     physical_plan::{ExecutionPlan, empty::EmptyExec},
 };
-use nozzle_core::{BlockRange, schema::BLOCK_NUM};
+use nozzle_core::{
+    BlockRange,
+    schema::{BLOCK_NUM, order_within_block},
+};
 use nozzle_metadata::{Location, MetadataStore, Scan, Segment, SegmentFile};
 use object_store::{ObjectMeta, path::Path};
 use url::Url;
@@ -41,6 +44,8 @@ pub struct SegmentTable {
     schema: SchemaRef,
     /// The columns that hold the block number: `block_num` too where the dataset is raw.
     block_columns: &'static [&'static str],
+    /// The column that sorts the rows of one block.
+    order_within_block: Option<&'static str>,
 }
 
 /// What [`SegmentTable::new`] takes.
@@ -65,7 +70,8 @@ impl SegmentTable {
     pub fn new(parts: SegmentTableParts) -> Self {
         let SegmentTableParts { metadata, stores, location, scan, schema, is_raw } = parts;
         let block_columns: &[&str] = if is_raw { &[BLOCK_NUM, "block_num"] } else { &[BLOCK_NUM] };
-        Self { metadata, stores, location, scan, schema, block_columns }
+        let order_within_block = order_within_block(&location.table).filter(|_| is_raw);
+        Self { metadata, stores, location, scan, schema, block_columns, order_within_block }
     }
 
     async fn files(&self, range: BlockRange) -> DataFusionResult<Vec<(Segment, PartitionedFile)>> {
@@ -93,27 +99,56 @@ impl SegmentTable {
             e_tag: file.e_tag.clone(),
             version: file.version.clone(),
         };
-        let range = segment.span.range;
-        let block_numbers = ColumnStatistics {
-            null_count: Precision::Exact(0),
-            min_value: Precision::Inexact(ScalarValue::UInt64(Some(range.start()))),
-            max_value: Precision::Inexact(ScalarValue::UInt64(Some(range.end()))),
-            ..ColumnStatistics::new_unknown()
-        };
         let statistics = Statistics {
             num_rows: Precision::Exact(usize_of(file.rows)),
             total_byte_size: Precision::Inexact(usize_of(file.size_bytes)),
-            // Of the other columns nothing is known. To say so takes 10 KB a file.
-            column_statistics: vec![block_numbers],
+            column_statistics: self.bounds_within(segment.span.range),
         };
         PartitionedFile::new_from_meta(meta)
             .with_statistics(Arc::new(statistics))
             .with_arrow_schema(Arc::clone(&self.schema))
     }
 
-    fn ordering(&self) -> Vec<LexOrdering> {
-        LexOrdering::new([PhysicalSortExpr::new_default(Arc::new(Column::new(BLOCK_NUM, 0)))])
-            .into_iter()
+    /// The bounds of the columns that the rows are sorted by, up to the last of them. Of those behind it
+    /// nothing is known, and to say so for each would take 10 KB a file.
+    fn bounds_within(&self, range: BlockRange) -> Vec<ColumnStatistics> {
+        let bounds = |min, max| ColumnStatistics {
+            null_count: Precision::Exact(0),
+            min_value: Precision::Inexact(min),
+            max_value: Precision::Inexact(max),
+            ..ColumnStatistics::new_unknown()
+        };
+        let block = |number| ScalarValue::UInt64(Some(number));
+        let mut columns = vec![];
+        for (index, field) in self.schema.fields().iter().enumerate() {
+            let name = field.name().as_str();
+            let known = if self.block_columns.contains(&name) {
+                bounds(block(range.start()), block(range.end()))
+            } else if self.order_within_block == Some(name) {
+                bounds(ScalarValue::UInt32(Some(0)), ScalarValue::UInt32(Some(u32::MAX)))
+            } else {
+                continue;
+            };
+            columns.resize_with(index, ColumnStatistics::new_unknown);
+            columns.push(known);
+        }
+        columns
+    }
+
+    /// How the rows are sorted, once for each column that holds the block number. Without nulls, what SQL
+    /// means by ascending is this order, and by descending its reverse: the end is then read first.
+    fn orderings(&self) -> Vec<LexOrdering> {
+        let sorted_by = |name: &str| {
+            let index = self.schema.index_of(name).ok()?;
+            let options = SortOptions { descending: false, nulls_first: false };
+            Some(PhysicalSortExpr::new(Arc::new(Column::new(name, index)), options))
+        };
+        let within = self.order_within_block.and_then(sorted_by);
+        let of_block = |name: &&str| LexOrdering::new(sorted_by(name).into_iter().chain(within.clone()));
+        self.block_columns
+            .iter()
+            .filter(|name| self.schema.index_of(name).is_ok())
+            .filter_map(of_block)
             .collect()
     }
 }
@@ -174,7 +209,7 @@ impl TableProvider for SegmentTable {
         let config = FileScanConfigBuilder::new(store_url(&self.location.url)?, Arc::new(source))
             .with_file_groups(groups)
             .with_statistics(statistics)
-            .with_output_ordering(self.ordering())
+            .with_output_ordering(self.orderings())
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
@@ -185,21 +220,32 @@ impl TableProvider for SegmentTable {
 /// Cuts the files, which are in block order, into at most `parts` runs of similar size: each run
 /// stays sorted, and merging the runs by block keeps the table's order.
 fn contiguous_groups(files: Vec<(Segment, PartitionedFile)>, parts: usize) -> Vec<FileGroup> {
-    let total: u64 = files.iter().map(|(_, file)| file.object_meta.size).sum();
-    let per_group = (total / parts.max(1) as u64).max(1);
-    let mut groups: Vec<Vec<PartitionedFile>> = vec![vec![]];
-    let mut filled = 0;
-    for (_, file) in files {
-        if filled >= per_group && groups.len() < parts.max(1) {
+    let sizes: Vec<u64> = files.iter().map(|(_, file)| file.object_meta.size).collect();
+    let mut groups: Vec<Vec<PartitionedFile>> = vec![];
+    let mut last = None;
+    for ((_, file), part) in files.into_iter().zip(parts_of(&sizes, parts)) {
+        if last != Some(part) {
             groups.push(vec![]);
-            filled = 0;
+            last = Some(part);
         }
-        filled += file.object_meta.size;
         if let Some(group) = groups.last_mut() {
             group.push(file);
         }
     }
     groups.into_iter().map(FileGroup::new).collect()
+}
+
+/// To which of `parts` equal parts of all bytes the middle of each file belongs.
+fn parts_of(sizes: &[u64], parts: usize) -> Vec<u64> {
+    let total = sizes.iter().map(|size| u128::from(*size)).sum::<u128>().max(1);
+    let mut before = 0;
+    let part = |size: &u64| {
+        // Twice the middle, so that it is a whole number.
+        let middle = 2 * before + u128::from(*size);
+        before += u128::from(*size);
+        (middle * parts as u128 / (2 * total)) as u64
+    };
+    sizes.iter().map(part).collect()
 }
 
 fn total_statistics(files: &[(Segment, PartitionedFile)], schema: &SchemaRef) -> Statistics {
@@ -225,4 +271,26 @@ fn usize_of(number: u64) -> usize {
 
 fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_shared_out_in_order_by_their_bytes() {
+        let cases: &[(&[u64], usize, &[u64])] = &[
+            (&[43, 57], 2, &[0, 1]),
+            (&[57, 43], 2, &[0, 1]),
+            (&[90, 5, 5], 2, &[0, 1, 1]),
+            (&[10, 10, 10, 10], 2, &[0, 0, 1, 1]),
+            (&[10; 3], 8, &[1, 4, 6]),
+            (&[7], 4, &[2]),
+            (&[0, 0], 2, &[0, 0]),
+            (&[u64::MAX, u64::MAX], 2, &[0, 1]),
+        ];
+        for (sizes, parts, expected) in cases {
+            assert_eq!(parts_of(sizes, *parts), *expected, "{sizes:?} in {parts}");
+        }
+    }
 }

@@ -546,7 +546,29 @@ async fn a_query_lists_only_the_segments_of_its_block_range() {
         "{}",
         plan("log_index >= 0 ORDER BY _block_num LIMIT 1")
     );
+    // In the tables' own order nothing is sorted, and against it the last file is read first.
+    for (order, expected) in [
+        ("block_num, log_index LIMIT 5", "output_ordering=[block_num"),
+        ("_block_num DESC, log_index DESC LIMIT 5", "reverse_row_groups=true"),
+    ] {
+        let plan = plan(&format!("true ORDER BY {order}"));
+        assert!(plan.contains(expected), "{plan}");
+    }
+    let reversed = plan("true ORDER BY block_num DESC, log_index DESC LIMIT 5");
+    let place_of = |block: &str| reversed.find(&format!("/{block}-")).unwrap_or(usize::MAX);
+    assert!(place_of("000001100") < place_of("000000700"), "{reversed}");
     assert_eq!(place.number("SELECT count(*) FROM eth.logs WHERE block_num BETWEEN 250 AND 420"), 171 * 6);
+    for (direction, first) in [("", 0), ("DESC", 5)] {
+        let sql = format!(
+            "SELECT block_num, log_index FROM eth.logs WHERE block_num BETWEEN 95 AND 105
+             ORDER BY block_num {direction}, log_index {direction} LIMIT 50"
+        );
+        let rows = place.query(&sql);
+        let key = |row: &serde_json::Value| (row["block_num"].as_u64(), row["log_index"].as_u64());
+        assert_eq!(rows[0]["log_index"], first);
+        let is_sorted = |a, b| if direction.is_empty() { a < b } else { a > b };
+        assert!(rows.windows(2).all(|pair| is_sorted(key(&pair[0]), key(&pair[1]))), "{rows:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

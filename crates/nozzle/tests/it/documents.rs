@@ -71,9 +71,8 @@ fn demo(place: &Place, environment: &[(&str, &str)]) -> String {
         "The latest blocks",
         "└",
         "JSON Lines listens",
-        "{\"block_num\":",
+        "{\"_block_num\":",
         "SELECT * FROM eth_mainnet.blocks LIMIT 10",
-        "base_fee_per_gas",
         "[10 rows x 24 columns]",
     ] {
         assert!(said.contains(part), "`{part}` is not in {said}");
