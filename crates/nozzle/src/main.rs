@@ -24,10 +24,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Many short-lived buffers on many threads: a third less time in allocation than the default.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     logging::init();

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How many bytes of answers all streams of a source may hold.
-const BUDGET_BYTES: u64 = 64 << 20;
+const BUDGET_BYTES: u64 = 32 << 20;
 /// What a block is taken for while none has been seen.
 const FIRST_ESTIMATE_BYTES: u64 = 1 << 20;
 /// The most blocks that are decoded in one go.
@@ -329,7 +329,7 @@ mod tests {
         while let Some(hold) = budget.hold(&none).now_or_never() {
             held.push(hold);
         }
-        assert_eq!(held.len(), 64);
+        assert_eq!(held.len(), 32);
         let own = Arc::new(Semaphore::new(1));
         let first = budget.hold(&own).now_or_never().expect("the stream's own place is free");
         assert!(budget.hold(&own).now_or_never().is_none());
