@@ -40,7 +40,7 @@ use self::{
     fees::{Fees, blob_gas},
     header::{Digest, Header, Withdrawal},
     json::Json,
-    plan::{Step, Totals},
+    plan::{Recipe, Step, Totals},
     receipts::{Place, Receipt},
     signing::Signer,
     transactions::Transaction,
@@ -52,7 +52,7 @@ const CHAIN_ID: u64 = 1;
 /// The chain: what it takes to make any of its blocks at once, some 500 bytes each.
 #[derive(Debug)]
 pub(crate) struct MainnetLike {
-    seed: u64,
+    recipe: Recipe,
     blocks: Vec<Sealed>,
     numbers: HashMap<B256, u64>,
 }
@@ -74,16 +74,25 @@ struct Body {
 impl MainnetLike {
     /// Makes the chain on all cores; the same on any number of them.
     pub(crate) fn new(blocks: u64, seed: u64) -> Self {
-        let totals = in_parallel(blocks, |number| Totals::of(&plan::steps(seed, number)));
+        Self::of(blocks, Recipe { seed, most: None })
+    }
+
+    /// The same with few transactions: up to `most` a block, evenly.
+    pub(crate) fn small(blocks: u64, most: u64, seed: u64) -> Self {
+        Self::of(blocks, Recipe { seed, most: Some(most) })
+    }
+
+    fn of(blocks: u64, recipe: Recipe) -> Self {
+        let totals = in_parallel(blocks, |number| Totals::of(&plan::steps(recipe, number)));
         let after = totals.iter().scan(Fees::genesis(), |fees, totals| {
             *fees = fees.next(totals);
             Some(*fees)
         });
         let fees: Vec<Fees> = std::iter::once(Fees::genesis()).chain(after).collect();
-        let digests = in_parallel(blocks, |number| digest(seed, number, fees[number as usize]));
-        let mut chain = Self { seed, blocks: Vec::new(), numbers: HashMap::new() };
+        let digests = in_parallel(blocks, |number| digest(recipe, number, fees[number as usize]));
+        let mut chain = Self { recipe, blocks: Vec::new(), numbers: HashMap::new() };
         for (number, (digest, fees)) in (0..).zip(digests.into_iter().zip(fees)) {
-            let hash = keccak256(Header::new(seed, number, chain.parent(number), fees, &digest).rlp());
+            let hash = keccak256(Header::new(recipe.seed, number, chain.parent(number), fees, &digest).rlp());
             chain.blocks.push(Sealed { hash, fees, digest });
             chain.numbers.insert(hash, number);
         }
@@ -123,12 +132,12 @@ impl MainnetLike {
     }
 
     fn body(&self, number: u64) -> Body {
-        Body::new(self.seed, number, self.blocks[number as usize].fees)
+        Body::new(self.recipe, number, self.blocks[number as usize].fees)
     }
 
     fn write_block(&self, number: u64, transactions: &[Transaction], full: bool) -> Vec<u8> {
         let Sealed { hash, fees, digest } = &self.blocks[number as usize];
-        let header = Header::new(self.seed, number, self.parent(number), *fees, digest);
+        let header = Header::new(self.recipe.seed, number, self.parent(number), *fees, digest);
         let mut json = Json::with_capacity(8192 + 800 * transactions.len() + 2 * digest.transaction_bytes);
         header.write(&mut json, *hash, |json| {
             json.list(transactions.iter().enumerate(), |json, (index, transaction)| {
@@ -144,7 +153,7 @@ impl MainnetLike {
 
     fn write_receipts(&self, number: u64, body: &Body) -> Vec<u8> {
         let Sealed { hash, fees, .. } = &self.blocks[number as usize];
-        let receipts = body.receipts(self.seed, number);
+        let receipts = body.receipts(self.recipe.seed, number);
         let mut json = Json::with_capacity(4096 * receipts.len());
         let mut first_log = 0;
         json.list(receipts.iter().enumerate(), |json, (index, receipt)| {
@@ -157,8 +166,9 @@ impl MainnetLike {
 }
 
 impl Body {
-    fn new(seed: u64, number: u64, fees: Fees) -> Self {
-        let steps = plan::steps(seed, number);
+    fn new(recipe: Recipe, number: u64, fees: Fees) -> Self {
+        let steps = plan::steps(recipe, number);
+        let seed = recipe.seed;
         let signatures = steps.iter().map(|step| 1 + step.authorizations()).sum();
         let mut rng = Rng::nth(seed ^ 0x7369_676e, number);
         let mut signer = Signer::new(rng.bytes::<32>().into(), signatures);
@@ -182,9 +192,9 @@ impl Body {
     }
 }
 
-fn digest(seed: u64, number: u64, fees: Fees) -> Digest {
-    let body = Body::new(seed, number, fees);
-    let receipts = body.receipts(seed, number);
+fn digest(recipe: Recipe, number: u64, fees: Fees) -> Digest {
+    let body = Body::new(recipe, number, fees);
+    let receipts = body.receipts(recipe.seed, number);
     let totals = Totals::of(&body.steps);
     let transactions: Vec<&[u8]> = body.transactions.iter().map(|tx| &tx.encoded[..]).collect();
     let encoded = receipts.iter().zip(&body.transactions);

@@ -11,6 +11,14 @@ use crate::rng::Rng;
 /// block has a range of its own.
 const NONCES_PER_BLOCK: u64 = 512;
 
+/// What a chain is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recipe {
+    pub(super) seed: u64,
+    /// The most transactions of a block, where the blocks are to be small.
+    pub(super) most: Option<u64>,
+}
+
 /// What a transaction is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
@@ -99,9 +107,13 @@ impl Step {
 }
 
 /// The transactions of block `number`: none in block 0. As many as were wanted or fit.
-pub(super) fn steps(seed: u64, number: u64) -> Vec<Step> {
-    let mut rng = Rng::nth(seed ^ 0x706c_616e, number);
-    let wanted = if number == 0 { 0 } else { wanted(&mut rng) };
+pub(super) fn steps(recipe: Recipe, number: u64) -> Vec<Step> {
+    let mut rng = Rng::nth(recipe.seed ^ 0x706c_616e, number);
+    let wanted = match recipe.most {
+        _ if number == 0 => 0,
+        Some(most) => rng.below(most + 1),
+        None => wanted(&mut rng),
+    };
     let mut steps: Vec<Step> = Vec::with_capacity(wanted as usize);
     let (mut gas, mut blobs) = (0, 0);
     for index in 0..wanted {

@@ -50,16 +50,17 @@ impl Served {
 /// The first blocks under seed 1.
 fn served() -> &'static [Served] {
     static SERVED: OnceLock<Vec<Served>> = OnceLock::new();
-    SERVED.get_or_init(|| {
-        let chain = MainnetLike::new(BLOCKS, 1);
-        in_parallel(BLOCKS, |number| {
-            let (block, receipts) = (chain.block_json(number, true), chain.receipts_json(number));
-            Served {
-                bytes: block.len() + receipts.len(),
-                block: serde_json::from_slice(&block).expect("JSON"),
-                receipts: serde_json::from_slice(&receipts).expect("JSON"),
-            }
-        })
+    SERVED.get_or_init(|| serve(&MainnetLike::new(BLOCKS, 1)))
+}
+
+fn serve(chain: &MainnetLike) -> Vec<Served> {
+    in_parallel(chain.len(), |number| {
+        let (block, receipts) = (chain.block_json(number, true), chain.receipts_json(number));
+        Served {
+            bytes: block.len() + receipts.len(),
+            block: serde_json::from_slice(&block).expect("JSON"),
+            receipts: serde_json::from_slice(&receipts).expect("JSON"),
+        }
     })
 }
 
@@ -84,7 +85,19 @@ fn headers_hash_to_the_hash_that_the_next_block_names() {
 
 #[test]
 fn the_roots_and_the_size_are_those_of_the_content() {
-    for served in served() {
+    assert_roots(served());
+}
+
+#[test]
+fn a_small_chain_has_up_to_so_many_transactions_and_right_roots_too() {
+    let served = serve(&MainnetLike::small(60, 3, 1));
+    let counts: HashSet<usize> = served[1..].iter().map(|served| served.transactions().len()).collect();
+    assert_eq!(counts, HashSet::from([0, 1, 2, 3]));
+    assert_roots(&served);
+}
+
+fn assert_roots(served: &[Served]) {
+    for served in served {
         let header = served.header();
         let receipts: Vec<ReceiptEnvelope> =
             serde_json::from_value(Value::Array(served.receipts.clone())).expect("receipts");

@@ -22,6 +22,10 @@ impl Generated {
         Self::MainnetLike(MainnetLike::new(blocks, seed))
     }
 
+    pub(super) fn small_mainnet_like(blocks: u64, most_txs_per_block: u64, seed: u64) -> Self {
+        Self::MainnetLike(MainnetLike::small(blocks, most_txs_per_block, seed))
+    }
+
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Synthetic(chain) => chain.len(),
@@ -85,7 +89,11 @@ mod tests {
 
     #[test]
     fn a_generated_chain_is_the_same_whether_it_is_preloaded_or_not() {
-        for chain in [|| Recording::synthetic(4, 2, 1, 7), || Recording::mainnet_like(4, 7)] {
+        for chain in [
+            || Recording::synthetic(4, 2, 1, 7),
+            || Recording::mainnet_like(4, 7),
+            || Recording::small_mainnet_like(4, 3, 7),
+        ] {
             let (lazy, kept) = (chain(), chain().preload().expect("preload"));
             let mut bytes = 0;
             for number in 0..=lazy.last() {

@@ -178,6 +178,12 @@ impl Recording {
         Self::generated(Generated::mainnet_like(blocks.max(1), seed))
     }
 
+    /// [`Recording::mainnet_like`] with few transactions: up to `most_txs_per_block`, evenly, all else
+    /// as there.
+    pub fn small_mainnet_like(blocks: u64, most_txs_per_block: u64, seed: u64) -> Self {
+        Self::generated(Generated::small_mainnet_like(blocks.max(1), most_txs_per_block, seed))
+    }
+
     fn generated(chain: Generated) -> Self {
         Self { chain_id: 1, first: 0, last: chain.len() - 1, blocks: Blocks::Generated(chain) }
     }
