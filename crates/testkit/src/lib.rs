@@ -1,4 +1,5 @@
-//! Real counterparts for tests: an EVM node, PostgreSQL clusters, a JSON-RPC replay server.
+//! Real counterparts for tests: an EVM node, PostgreSQL clusters, a JSON-RPC replay server, and a
+//! provider that cannot be trusted.
 //!
 //! Everything listens on a free port of 127.0.0.1, keeps its files in a folder of its own, and ends
 //! when its handle is dropped, also when a test fails. A missing component is an error that names
@@ -6,6 +7,7 @@
 
 pub mod anvil;
 pub mod chain;
+pub mod fault;
 mod mainnet;
 mod parallel;
 pub mod parse;
