@@ -43,6 +43,10 @@ deny:
 crash runs="25":
     NOZZLE_CRASH_RUNS={{runs}} scripts/test --no-capture crash
 
+# the long fault test: so many seeded schedules of a provider that cannot be trusted
+faults schedules="1000":
+    NOZZLE_FAULT_SCHEDULES={{schedules}} scripts/test --profile long --no-capture faults::
+
 # the memory test: a dump's peak must not grow with the range
 bounded:
     NOZZLE_BOUNDED_TRANSACTIONS=40 scripts/test --no-capture bounded

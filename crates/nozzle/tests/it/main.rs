@@ -10,6 +10,7 @@ mod concurrency;
 mod crash;
 mod documents;
 mod errors;
+mod faults;
 mod harness;
 mod readers;
 mod reorgs;
