@@ -96,7 +96,9 @@ fn each_crate_uses_only_what_it_may() {
             let is_allowed = allowed.contains("*") || allowed.contains(used);
             assert!(is_allowed && used != "nozzle-testkit", "{name} must not use {used}");
             let owner = OWNED.iter().find(|(owned, _)| *owned == used).map_or(name, |(_, owner)| owner);
-            assert_eq!(owner, name, "{used} is {owner}'s alone");
+            // What only tests are built with may measure and check with anything.
+            let is_free = owner == name || name == "nozzle-testkit";
+            assert!(is_free, "{used} is {owner}'s alone, not for {name}");
         }
     }
 }
