@@ -7,9 +7,9 @@ use nozzle_testkit::replay::Recording;
 use crate::harness::{Db, Place, peak_memory_kib, synthetic};
 
 /// With so few requests at a time, and files that are closed every second, both ranges have the same
-/// in flight. What is left is what the allocator keeps for each thread, which on a busy machine is much;
-/// the answers of the long range are 280 MiB, and twice that as rows.
-const SLACK_KIB: u64 = 192 << 10;
+/// in flight. What is left is what the allocator keeps for each thread; the answers of the long range
+/// are 280 MiB.
+const SLACK_KIB: u64 = 80 << 10;
 const LIMITS: &str = "concurrent_request_limit = 8\n";
 const FLUSH: &str = "writer = { segment_flush_interval_secs = 1.0 }";
 
