@@ -17,6 +17,7 @@ pub mod job;
 pub mod lease;
 pub mod observe;
 pub mod parquet;
+mod pieces;
 pub mod plan;
 pub mod raw;
 pub mod reorg;

@@ -19,6 +19,8 @@ use parquet::{
     schema::types::ColumnPath,
 };
 
+use crate::pieces::{Pieces, last_bytes};
+
 /// Rows of a row group at most. With it a point look-up reads little and a scan still flows.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
 
@@ -110,15 +112,15 @@ impl Default for ParquetOptions {
 
 /// Encodes the rows of one table into one Parquet file, in memory, piece by piece.
 pub struct TableEncoder {
-    writer: ArrowWriter<Vec<u8>>,
+    writer: ArrowWriter<Pieces>,
     rows: u64,
 }
 
 /// The end of a file.
 #[derive(Debug)]
 pub struct Finished {
-    /// The last bytes of the file.
-    pub tail: Bytes,
+    /// The last bytes of the file, in their order.
+    pub tail: Vec<Bytes>,
     /// The footer among them: the Thrift metadata without the length and magic behind it.
     pub footer: Bytes,
     /// How many rows the file holds.
@@ -129,7 +131,7 @@ impl TableEncoder {
     /// An empty file for rows of `table`.
     pub fn new(table: &TableDef, options: &ParquetOptions) -> Result<Self> {
         let properties = properties(table, options)?;
-        let writer = ArrowWriter::try_new(vec![], Arc::clone(&table.schema), Some(properties))?;
+        let writer = ArrowWriter::try_new(Pieces::default(), Arc::clone(&table.schema), Some(properties))?;
         Ok(Self { writer, rows: 0 })
     }
 
@@ -140,8 +142,8 @@ impl TableEncoder {
     }
 
     /// Takes the encoded bytes that are complete, in the order of the file.
-    pub fn take_bytes(&mut self) -> Vec<u8> {
-        std::mem::take(self.writer.inner_mut())
+    pub fn take_bytes(&mut self) -> Vec<Bytes> {
+        self.writer.inner_mut().take()
     }
 
     /// About how large the file would be if it ended now.
@@ -166,7 +168,7 @@ impl TableEncoder {
         let json = serde_json::to_string(metadata).map_err(|error| ParquetError::External(error.into()))?;
         self.writer.append_key_value_metadata(KeyValue::new(FileMetadata::KEY.to_owned(), json));
         self.writer.finish()?;
-        let tail = Bytes::from(self.take_bytes());
+        let tail = self.take_bytes();
         let footer =
             footer_of(&tail).ok_or_else(|| ParquetError::General("the file has no footer".into()))?;
         Ok(Finished { footer, rows: self.rows, tail })
@@ -174,11 +176,13 @@ impl TableEncoder {
 }
 
 /// The footer within the last bytes of a Parquet file: `… footer, length (4 bytes), "PAR1"`.
-pub fn footer_of(tail: &Bytes) -> Option<Bytes> {
-    let end = tail.len().checked_sub(8)?;
-    let length = tail.get(end..end + 4)?.try_into().ok().map(u32::from_le_bytes)?;
-    let start = end.checked_sub(length as usize)?;
-    (&tail[end + 4..] == b"PAR1").then(|| tail.slice(start..end))
+fn footer_of(tail: &[Bytes]) -> Option<Bytes> {
+    const END_BYTES: usize = 8;
+    let end = last_bytes(tail, END_BYTES)?;
+    let (length, magic) = end.split_first_chunk()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let footer = last_bytes(tail, length.checked_add(END_BYTES)?)?.slice(..length);
+    (magic == b"PAR1").then_some(footer)
 }
 
 fn properties(table: &TableDef, options: &ParquetOptions) -> Result<WriterProperties> {
@@ -303,10 +307,10 @@ mod tests {
             let batch =
                 RecordBatch::try_new(Arc::clone(&table.schema), vec![numbers, hashes]).expect("a batch");
             encoder.write(&batch).expect("rows are written");
-            file.extend(encoder.take_bytes());
+            file.extend(encoder.take_bytes().concat());
         }
         let finished = encoder.finish(&metadata()).expect("a file");
-        file.extend_from_slice(&finished.tail);
+        file.extend(finished.tail.concat());
         assert_eq!(finished.rows, 6);
 
         let from_footer = ParquetMetaDataReader::decode_metadata(&finished.footer).expect("a footer");
@@ -347,9 +351,9 @@ mod tests {
             encoder
                 .write(&RecordBatch::try_new(Arc::clone(&table.schema), columns).expect("a batch"))
                 .expect("rows");
-            file.extend(encoder.take_bytes());
+            file.extend(encoder.take_bytes().concat());
         }
-        file.extend_from_slice(&encoder.finish(&metadata()).expect("a file").tail);
+        file.extend(encoder.finish(&metadata()).expect("a file").tail.concat());
         let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
         reader.parse_and_finish(&Bytes::from(file)).expect("a file with page indexes")
     }

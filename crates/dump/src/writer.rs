@@ -50,13 +50,18 @@ pub struct SegmentWriter {
     opened_at: Instant,
 }
 
-/// A file that is being written. Its object exists only once it is closed.
+/// A file that is being written.
 struct OpenFile {
     encoder: TableEncoder,
-    upload: BufWriter,
+    upload: Upload,
+}
+
+/// The way of a file to the store. Its object exists only once it is closed.
+struct Upload {
+    writer: BufWriter,
     url: String,
     name: String,
-    uploaded_bytes: u64,
+    size_bytes: u64,
 }
 
 impl SegmentWriter {
@@ -105,8 +110,8 @@ impl SegmentWriter {
         }
         self.encode(batches).await?;
         for file in self.files.iter_mut().flatten() {
-            let bytes = file.encoder.take_bytes();
-            file.send(bytes.into()).await?;
+            let pieces = file.encoder.take_bytes();
+            file.upload.send(pieces).await?;
         }
         Ok(())
     }
@@ -134,10 +139,10 @@ impl SegmentWriter {
         let name = files::new_name(self.span.map_or(0, |span| span.range.start()));
         self.target.metadata.record_object(self.lease, location.id, &name).await?;
         let ObjectRef { store, path, url } = files::object(&self.target.stores, location, &name)?;
-        let upload = BufWriter::with_capacity(store, path, UPLOAD_PART_BYTES);
+        let writer = BufWriter::with_capacity(store, path, UPLOAD_PART_BYTES);
         let encoder = TableEncoder::new(table, &self.target.parquet)
             .map_err(|error| DumpError::store(format!("starting {url}"), error))?;
-        Ok(OpenFile { encoder, upload, url, name, uploaded_bytes: 0 })
+        Ok(OpenFile { encoder, upload: Upload { writer, url, name, size_bytes: 0 } })
     }
 
     /// Encodes on a thread of its own: compressing is work for a core, not for the runtime.
@@ -177,8 +182,8 @@ impl SegmentWriter {
     pub async fn abort(self) {
         for mut file in self.files.into_iter().flatten() {
             // The name is recorded, so what cannot be removed now is the collector's.
-            if let Err(error) = file.upload.abort().await {
-                tracing::debug!(%error, url = file.url, "an unfinished upload could not be ended");
+            if let Err(error) = file.upload.writer.abort().await {
+                tracing::debug!(%error, url = file.upload.url, "an unfinished upload could not be ended");
             }
         }
     }
@@ -188,7 +193,7 @@ fn encode_all(files: &mut [Option<OpenFile>], batches: &[RecordBatch]) -> Result
     for (file, batch) in files.iter_mut().zip(batches) {
         if let (Some(file), true) = (file, batch.num_rows() > 0) {
             let written = file.encoder.write(batch);
-            written.map_err(|error| DumpError::store(format!("encoding {}", file.url), error))?;
+            written.map_err(|error| DumpError::store(format!("encoding {}", file.upload.url), error))?;
         }
     }
     Ok(())
@@ -204,7 +209,7 @@ fn stay_within(files: &mut [Option<OpenFile>], memory_bytes: usize) -> Result<()
         let Some(file) = largest else { return Ok(()) };
         let before = file.encoder.unfinished_bytes();
         let ended = file.encoder.end_row_group();
-        ended.map_err(|error| DumpError::store(format!("encoding {}", file.url), error))?;
+        ended.map_err(|error| DumpError::store(format!("encoding {}", file.upload.url), error))?;
         if file.encoder.unfinished_bytes() >= before {
             return Ok(());
         }
@@ -212,14 +217,21 @@ fn stay_within(files: &mut [Option<OpenFile>], memory_bytes: usize) -> Result<()
     Ok(())
 }
 
-impl OpenFile {
-    async fn send(&mut self, bytes: Bytes) -> Result<(), DumpError> {
-        if bytes.is_empty() {
-            return Ok(());
+impl Upload {
+    async fn send(&mut self, pieces: Vec<Bytes>) -> Result<(), DumpError> {
+        for piece in pieces {
+            self.size_bytes += piece.len() as u64;
+            self.writer.put(piece).await.map_err(|error| self.failed(error))?;
         }
-        self.uploaded_bytes += bytes.len() as u64;
-        let sent = self.upload.put(bytes).await;
-        sent.map_err(|error| DumpError::store(format!("writing {}", self.url), error))
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), DumpError> {
+        self.writer.shutdown().await.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: impl std::error::Error + Send + Sync + 'static) -> DumpError {
+        DumpError::store(format!("writing {}", self.url), error)
     }
 }
 
@@ -234,7 +246,7 @@ async fn close_table(
     let Some(file) = file else { return Ok(NewSegment { location: location.id, span, file: None }) };
     let metadata = FileMetadata {
         table: table.name.clone(),
-        filename: file.name.clone(),
+        filename: file.upload.name.clone(),
         created_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
         ranges: vec![RangeMetadata::new(span, target.network.clone())],
         empty_tables,
@@ -248,15 +260,14 @@ async fn close_file(
     metadata: FileMetadata,
     location: &Location,
 ) -> Result<NewFile, DumpError> {
-    let OpenFile { encoder, mut upload, url, name, uploaded_bytes } = file;
-    let what = || format!("writing {url}");
+    let OpenFile { encoder, mut upload } = file;
     let Finished { tail, footer, rows } = tokio::task::spawn_blocking(move || encoder.finish(&metadata))
         .await
-        .map_err(|error| DumpError::store(what(), error))?
-        .map_err(|error| DumpError::store(what(), error))?;
-    let size_bytes = uploaded_bytes + tail.len() as u64;
-    upload.put(tail).await.map_err(|error| DumpError::store(what(), error))?;
-    upload.shutdown().await.map_err(|error| DumpError::store(what(), error))?;
+        .map_err(|error| upload.failed(error))?
+        .map_err(|error| upload.failed(error))?;
+    upload.send(tail).await?;
+    upload.close().await?;
+    let Upload { name, size_bytes, .. } = upload;
     files::make_durable(location, &name).await?;
     // Objects are named by a random number and never written twice, so neither an ETag nor a
     // version is needed to tell two apart; asking for them would cost a request a file.

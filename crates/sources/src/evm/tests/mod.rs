@@ -1,6 +1,7 @@
 //! Tests of the way from answers to rows.
 #![allow(clippy::unwrap_used)]
 
+mod archived;
 mod broken;
 mod corrupted;
 mod foreign;
