@@ -22,7 +22,21 @@ use crate::{
 const GET_BLOCK: &str = "eth_getBlockByNumber";
 const GET_RECEIPTS: &str = "eth_getBlockReceipts";
 const INVALID_PARAMS: i64 = -32602;
-const LIMIT_EXCEEDED: i64 = -32005;
+/// The block is not known, as the engine's specification counts.
+const UNKNOWN_BLOCK: i64 = -39001;
+
+/// What nodes say, in any case of letters, where the chain has no final block, or none yet.
+const NO_FINALITY: [&str; 9] = [
+    "block tag",
+    "block not found",
+    "header not found",
+    "unknown block",
+    "tag not supported",
+    "finalized is not supported",
+    "finalized not supported",
+    "finalized block is not available",
+    "finalized block hash is not available",
+];
 
 /// A node and the limits that hold for all that is asked of it.
 #[derive(Debug)]
@@ -128,12 +142,14 @@ impl Fetch {
         self.tagged("latest", &reply)?.ok_or_else(none)
     }
 
-    /// Nodes and chains without finality answer with null or with an error.
+    /// Nodes and chains without finality answer with null, or with an error that says so. Any other
+    /// error is a request that failed: taken for a chain without finality, it would let blocks count
+    /// as final by their depth alone.
     async fn finalized(&self) -> Result<Option<BlockId>, SourceError> {
         let _turn = self.turn().await;
         match self.client.call(GET_BLOCK, r#"["finalized",false]"#).await {
             Ok(reply) => self.tagged("finalized", &reply),
-            Err(CallError::Rpc { code, .. }) if code != LIMIT_EXCEEDED => Ok(None),
+            Err(CallError::Rpc { code, message }) if says_no_finality(code, &message) => Ok(None),
             Err(error) => Err(self.source_error(GET_BLOCK, error)),
         }
     }
@@ -176,4 +192,10 @@ impl Fetch {
     fn missing(&self, block: BlockNum, what: &'static str) -> SourceError {
         SourceError::Missing { provider: self.client.provider().to_owned(), block, what }
     }
+}
+
+/// Whether an error to the question for the final block means that there is none.
+fn says_no_finality(code: i64, message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [INVALID_PARAMS, UNKNOWN_BLOCK].contains(&code) || NO_FINALITY.iter().any(|words| message.contains(words))
 }

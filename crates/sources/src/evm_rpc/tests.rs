@@ -542,7 +542,12 @@ async fn a_chain_may_have_no_finality() {
     let finalized = [
         (result(&json!(null)), Some(None)),
         (rpc_error(-32000, "finalized block not found"), Some(None)),
+        (rpc_error(-32602, "invalid argument 0"), Some(None)),
+        (rpc_error(-39001, "Unknown block"), Some(None)),
+        (rpc_error(-32000, "'finalized' tag not supported on pre-merge network"), Some(None)),
         (rpc_error(-32005, "slow down"), None),
+        (rpc_error(-32000, "the backend is busy"), None),
+        (rpc_error(-32603, "internal error"), None),
         ((StatusCode::BAD_GATEWAY, String::new()), None),
     ];
     for (answer, expected) in finalized {
