@@ -52,11 +52,11 @@ pub enum DumpError {
 impl DumpError {
     /// Whether the same may succeed later without anybody's doing: a node or a database is away.
     pub fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Source(SourceError::Unavailable { .. } | SourceError::Missing { .. })
-                | Self::Metadata(MetadataError::Unavailable { .. })
-        )
+        match self {
+            Self::Source(error) => error.may_pass(),
+            Self::Metadata(error) => matches!(error, MetadataError::Unavailable { .. }),
+            _ => false,
+        }
     }
 
     /// The error and its causes in one line, each said once.

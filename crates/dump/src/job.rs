@@ -128,7 +128,7 @@ impl Job {
                     writer.abort().await;
                     return replan_or(error.into());
                 }
-                Some(Err(error @ SourceError::Missing { .. })) => {
+                Some(Err(error)) if error.is_missing() => {
                     // The head may have fallen below it: what came before it is good, and the next
                     // look tells how far the chain is now.
                     return self.finish(writer, observer, JobEnd::Replan(ReplanReason::Source(error))).await;

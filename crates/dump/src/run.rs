@@ -7,7 +7,7 @@ use std::{
 
 use nozzle_core::{BlockId, BlockNum};
 use nozzle_metadata::{Finality, HeldLease, Revision, RevisionState};
-use nozzle_sources::{Head, SourceError};
+use nozzle_sources::Head;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -230,9 +230,7 @@ impl<'a> Run<'a> {
                 self.outlast(&error, &mut past.failures).await;
                 Ok(Round::Outlasted)
             }
-            Err(DumpError::Source(error @ SourceError::Missing { .. })) => {
-                Ok(Round::Replan(error.to_string()))
-            }
+            Err(DumpError::Source(error)) if error.is_missing() => Ok(Round::Replan(error.to_string())),
             round => {
                 past.failures = 0;
                 round

@@ -53,4 +53,51 @@ pub enum SourceError {
         /// Why, and what to do.
         why: String,
     },
+    /// The provider is one of another chain.
+    #[error("the provider `{provider}` serves another chain: {why}")]
+    OtherChain {
+        /// The provider's name.
+        provider: String,
+        /// Which, and what to do.
+        why: String,
+    },
+    /// Each of several providers has failed.
+    #[error("no provider could answer: {}", each(.failures))]
+    AllFailed {
+        /// What each of them has failed with, in the order in which they were asked.
+        failures: Vec<SourceError>,
+    },
+}
+
+impl SourceError {
+    /// Whether asking again later may help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Missing { .. } => true,
+            Self::AllFailed { failures } => failures.iter().any(Self::may_pass),
+            Self::NotLinked { .. }
+            | Self::Malformed { .. }
+            | Self::Refused { .. }
+            | Self::OtherChain { .. } => false,
+        }
+    }
+
+    /// Whether nobody who was asked has the block, and nothing else has failed.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Missing { .. } => true,
+            Self::AllFailed { failures } => failures.iter().all(Self::is_missing),
+            _ => false,
+        }
+    }
+
+    /// The error and its causes in one line.
+    pub fn with_causes(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+}
+
+fn each(failures: &[SourceError]) -> String {
+    failures.iter().map(SourceError::with_causes).collect::<Vec<_>>().join("; ")
 }

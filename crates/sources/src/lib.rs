@@ -6,9 +6,14 @@
 pub mod error;
 pub mod evm;
 pub mod evm_rpc;
+pub mod failover;
+mod remaining;
 pub mod retry;
 pub mod source;
+#[cfg(test)]
+mod testing;
 
 pub use error::SourceError;
+pub use failover::Failover;
 pub use retry::{Retry, RetryPolicy};
 pub use source::{BlockRows, BlockSource, Head, SharedSource, TableRows};

@@ -9,10 +9,11 @@ use std::{
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
-use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef, block::BlockLink};
+use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef};
 
 use crate::{
     error::SourceError,
+    remaining::Remaining,
     source::{BlockRows, BlockSource, Head},
 };
 
@@ -35,6 +36,16 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// For a provider beside which there are others: three attempts within about two seconds.
+    pub const fn among_several() -> Self {
+        Self { attempts: 3, base: Duration::from_millis(500), cap: Duration::from_secs(1) }
+    }
+
+    /// The wait, spread by chance, after `failures` failures in a row; `None` after enough of them.
+    pub(crate) fn pause(&self, failures: u32) -> Option<Duration> {
+        (failures < self.attempts).then(|| self.wait(failures, jitter()))
+    }
+
     /// The wait after `failures` failures in a row (one or more); `jitter`, from 0 to 1, spreads it
     /// over the upper half, so that many who failed together do not come back together.
     fn wait(&self, failures: u32, jitter: f64) -> Duration {
@@ -45,7 +56,7 @@ impl RetryPolicy {
     /// The wait before asking again; `None` where that does not help or was done often enough.
     fn after(&self, error: &SourceError, failures: u32) -> Option<Duration> {
         let passing = matches!(error, SourceError::Unavailable { .. } | SourceError::Missing { .. });
-        (passing && failures < self.attempts).then(|| self.wait(failures, jitter()))
+        if passing { self.pause(failures) } else { None }
     }
 }
 
@@ -111,8 +122,7 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
         let stream = Resuming {
             policy: self.policy,
             inner: self.inner.clone(),
-            left: Some(range),
-            previous: None,
+            remaining: Remaining::new(range),
             failures: 0,
             stream: None,
         };
@@ -124,9 +134,7 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
 struct Resuming<S: ?Sized> {
     policy: RetryPolicy,
     inner: Arc<S>,
-    /// What is still to come; `None` once the stream is over.
-    left: Option<BlockRange>,
-    previous: Option<BlockLink>,
+    remaining: Remaining,
     /// Failures since the last block received.
     failures: u32,
     stream: Option<BoxStream<'static, Result<BlockRows, SourceError>>>,
@@ -135,179 +143,39 @@ struct Resuming<S: ?Sized> {
 impl<S: BlockSource + ?Sized> Resuming<S> {
     async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
         loop {
-            let left = self.left?;
+            let left = self.remaining.range()?;
             let inner = &self.inner;
             let stream = self.stream.get_or_insert_with(|| inner.blocks(left));
             let error = match stream.next().await {
-                Some(Ok(rows)) => return Some(self.received(left, rows)),
+                Some(Ok(rows)) => {
+                    self.failures = 0;
+                    return Some(self.remaining.received(rows));
+                }
                 Some(Err(error)) => error,
                 None => {
-                    self.left = None;
+                    self.remaining.end();
                     return None;
                 }
             };
             self.stream = None;
             self.failures += 1;
             let Some(wait) = self.policy.after(&error, self.failures) else {
-                self.left = None;
+                self.remaining.end();
                 return Some(Err(error));
             };
             warn(&error, &format!("the blocks {left}"), self.failures, wait);
             tokio::time::sleep(wait).await;
         }
     }
-
-    /// Takes note of rows; those of another chain than the rows before them end the stream.
-    fn received(&mut self, left: BlockRange, rows: BlockRows) -> Result<BlockRows, SourceError> {
-        if let (Some(previous), Some(first)) = (self.previous, rows.blocks.first())
-            && previous.hash != first.parent_hash
-        {
-            self.left = None;
-            self.stream = None;
-            let (block, found) = (first.number, first.parent_hash);
-            return Err(SourceError::NotLinked { block, expected: previous.hash, found });
-        }
-        self.failures = 0;
-        self.previous = rows.blocks.last().copied().or(self.previous);
-        self.left = BlockRange::new(rows.range.end().saturating_add(1), left.end());
-        Ok(rows)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Mutex};
-
-    use nozzle_core::BlockHash;
-
     use super::*;
+    use crate::testing::{QUICK, Scripted, Step, collect, hash, range};
 
-    /// What a scripted source does next.
-    #[derive(Debug, Clone, Copy)]
-    enum Step {
-        /// Gives the next `n` blocks of the chain.
-        Blocks(u64),
-        /// Switches to another chain.
-        Fork(u8),
-        Unavailable,
-        Missing,
-        Refused,
-    }
-
-    /// A source that does as its script says, over all streams and questions.
-    #[derive(Debug, Default)]
-    struct Scripted {
-        steps: Mutex<VecDeque<Step>>,
-        chain: Mutex<u8>,
-        asked: Mutex<Vec<BlockRange>>,
-    }
-
-    impl Scripted {
-        fn new(steps: &[Step]) -> Arc<Self> {
-            Arc::new(Self { steps: Mutex::new(steps.iter().copied().collect()), ..Self::default() })
-        }
-
-        fn step(&self) -> Option<Step> {
-            loop {
-                let step = self.steps.lock().expect("not poisoned").pop_front();
-                let Some(Step::Fork(chain)) = step else { return step };
-                *self.chain.lock().expect("not poisoned") = chain;
-            }
-        }
-
-        fn failure(step: Step) -> SourceError {
-            let provider = "p".to_owned();
-            match step {
-                Step::Missing => SourceError::Missing { provider, block: 1, what: "the block" },
-                Step::Refused => SourceError::Refused { provider, why: "no".into() },
-                _ => SourceError::Unavailable { provider, source: "gone".into() },
-            }
-        }
-
-        fn rows(&self, start: u64, count: u64) -> BlockRows {
-            let chain = *self.chain.lock().expect("not poisoned");
-            let link = |number| BlockLink {
-                number,
-                hash: hash(chain, number),
-                parent_hash: hash(chain, number.wrapping_sub(1)),
-            };
-            BlockRows {
-                range: BlockRange::new(start, start + count - 1).expect("a range"),
-                blocks: (start..start + count).map(link).collect(),
-                tables: Vec::new(),
-                source_bytes: 0,
-            }
-        }
-    }
-
-    fn hash(chain: u8, number: u64) -> BlockHash {
-        let mut bytes = [chain; 32];
-        bytes[..8].copy_from_slice(&number.to_be_bytes());
-        bytes.into()
-    }
-
-    #[async_trait]
-    impl BlockSource for Scripted {
-        fn tables(&self) -> &[TableDef] {
-            &[]
-        }
-
-        async fn head(&self) -> Result<Head, SourceError> {
-            match self.step().expect("the script goes on") {
-                Step::Blocks(number) => {
-                    Ok(Head { latest: BlockId { number, hash: hash(0, number) }, finalized: None })
-                }
-                failing => Err(Self::failure(failing)),
-            }
-        }
-
-        async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
-            match self.step().expect("the script goes on") {
-                Step::Blocks(_) => Ok(Some(BlockId { number, hash: hash(0, number) })),
-                failing => Err(Self::failure(failing)),
-            }
-        }
-
-        fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
-            self.asked.lock().expect("not poisoned").push(range);
-            let mut items = Vec::new();
-            let mut next = range.start();
-            while next <= range.end() {
-                match self.step() {
-                    Some(Step::Blocks(count)) => {
-                        items.push(Ok(self.rows(next, count)));
-                        next += count;
-                    }
-                    Some(failing) => {
-                        items.push(Err(Self::failure(failing)));
-                        break;
-                    }
-                    None => break,
-                }
-            }
-            stream::iter(items).boxed()
-        }
-    }
-
-    const QUICK: RetryPolicy =
-        RetryPolicy { attempts: 3, base: Duration::from_micros(100), cap: Duration::from_millis(1) };
-
-    fn range(start: u64, end: u64) -> BlockRange {
-        BlockRange::new(start, end).expect("a range")
-    }
-
-    /// The ranges received, and the error at the end.
-    async fn collect(source: &Arc<Scripted>, wanted: BlockRange) -> (Vec<BlockRange>, Option<SourceError>) {
-        let mut stream = Retry::new(source.clone(), QUICK).blocks(wanted);
-        let (mut received, mut error) = (Vec::new(), None);
-        while let Some(item) = stream.next().await {
-            assert!(error.is_none(), "nothing comes after an error");
-            match item {
-                Ok(rows) => received.push(rows.range),
-                Err(last) => error = Some(last),
-            }
-        }
-        (received, error)
+    fn retry(source: &Arc<Scripted>) -> Retry<Scripted> {
+        Retry::new(source.clone(), QUICK)
     }
 
     #[test]
@@ -332,7 +200,7 @@ mod tests {
             Step::Unavailable,
             Step::Blocks(2),
         ]);
-        let (received, error) = collect(&source, range(10, 14)).await;
+        let (received, error) = collect(&retry(&source), range(10, 14)).await;
         assert!(error.is_none(), "{error:?}");
         assert_eq!(received, [range(10, 11), range(12, 12), range(13, 14)]);
         let asked = source.asked.lock().expect("not poisoned").clone();
@@ -344,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn a_seam_between_two_chains_is_not_linked() {
         let source = Scripted::new(&[Step::Blocks(2), Step::Unavailable, Step::Fork(7), Step::Blocks(1)]);
-        let (received, error) = collect(&source, range(0, 2)).await;
+        let (received, error) = collect(&retry(&source), range(0, 2)).await;
         assert_eq!(received, [range(0, 1)]);
         let Some(SourceError::NotLinked { block: 2, expected, found }) = error else {
             panic!("{error:?}");
@@ -362,7 +230,7 @@ mod tests {
             Step::Unavailable,
             Step::Unavailable,
         ]);
-        let (received, error) = collect(&source, range(0, 5)).await;
+        let (received, error) = collect(&retry(&source), range(0, 5)).await;
         assert_eq!(received, [range(0, 0)]);
         assert!(matches!(error, Some(SourceError::Unavailable { .. })), "{error:?}");
         assert_eq!(source.asked.lock().expect("not poisoned").len(), 5);
@@ -371,7 +239,7 @@ mod tests {
     #[tokio::test]
     async fn other_errors_pass_through_at_once() {
         let source = Scripted::new(&[Step::Blocks(1), Step::Refused, Step::Blocks(1)]);
-        let (received, error) = collect(&source, range(0, 1)).await;
+        let (received, error) = collect(&retry(&source), range(0, 1)).await;
         assert_eq!(received, [range(0, 0)]);
         assert!(matches!(error, Some(SourceError::Refused { .. })), "{error:?}");
     }
