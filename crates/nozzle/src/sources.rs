@@ -1,16 +1,26 @@
-//! Opening a dataset's source: provider, tables, verification, and the check that the chain behind
-//! the provider is the right one.
+//! Opening a dataset's source: providers, tables, verification, and the check that the chain behind
+//! each provider is the right one.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use nozzle_core::{DatasetKind, Network, manifest::RawManifest, manifest::Verify};
+use async_trait::async_trait;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use nozzle_core::{
+    BlockId, BlockNum, BlockRange, DatasetKind, Network, TableDef, manifest::RawManifest, manifest::Verify,
+};
+use nozzle_metadata::Provider;
 use nozzle_sources::{
-    SharedSource,
+    BlockRows, BlockSource, Head, SharedSource, SourceError,
     evm::tables,
     evm_rpc::{EvmRpc, EvmRpcConfig},
+    failover::{Failover, FailoverPolicy},
     retry::{Retry, RetryPolicy},
 };
+use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::{
@@ -34,18 +44,21 @@ impl Endpoint {
         Self { name: "--rpc-url".into(), keys: EvmRpcProvider { url: url.to_owned(), ..Default::default() } }
     }
 
-    /// The first provider for the manifest's network.
-    pub async fn of_manifest(manifest: &RawManifest, context: &Context) -> anyhow::Result<Self> {
+    /// The providers for the manifest's network, in the order in which they are tried; at least one.
+    pub async fn of_manifest(manifest: &RawManifest, context: &Context) -> anyhow::Result<Vec<Self>> {
         let found =
             providers::find(context.metadata.as_ref(), DatasetKind::EvmRpc, &manifest.network).await?;
-        let Some(provider) = found.first() else {
+        if found.is_empty() {
             bail!(
                 "there is no evm-rpc provider for the network `{}`: put a file with kind, network and url into {}, or give --rpc-url",
                 manifest.network,
                 context.config.path(&context.config.providers_dir).display()
             );
+        }
+        let endpoint = |provider: &Provider| {
+            Ok(Self { name: provider.name.to_string(), keys: providers::evm_rpc(provider)? })
         };
-        Ok(Self { name: provider.name.to_string(), keys: providers::evm_rpc(provider)? })
+        found.iter().map(endpoint).collect()
     }
 
     fn config(&self) -> anyhow::Result<EvmRpcConfig> {
@@ -72,25 +85,78 @@ impl Endpoint {
     }
 }
 
-/// Opens the source of a dataset and makes sure that it serves the manifest's network.
-pub async fn open(
-    endpoint: &Endpoint,
+/// Opens the source of a dataset: its endpoints, tried in their order, each of which must serve the
+/// manifest's network. Nothing is sent yet.
+pub fn open(
+    endpoints: &[Endpoint],
     manifest: &RawManifest,
     verify: Option<Verify>,
 ) -> anyhow::Result<SharedSource> {
     let tables = manifest.select_tables(&tables::tables()).map_err(anyhow::Error::msg)?;
     let verify = verify.or(manifest.verify).unwrap_or(Verify::Header);
-    let source = EvmRpc::connect(endpoint.config()?, tables, verify)?;
-    check_chain(&endpoint.name, &manifest.network, source.chain_id().await?)?;
-    Ok(Arc::new(Retry::new(Arc::new(source), RetryPolicy::default())))
+    let policy = if endpoints.len() > 1 { RetryPolicy::among_several() } else { RetryPolicy::default() };
+    let mut providers: Vec<(String, SharedSource)> = vec![];
+    for endpoint in endpoints {
+        let source = EvmRpc::connect(endpoint.config()?, tables.clone(), verify)?;
+        let source = OnNetwork::new(endpoint.name.clone(), manifest.network.clone(), source);
+        providers.push((endpoint.name.clone(), Arc::new(Retry::new(Arc::new(source), policy))));
+    }
+    let source = Failover::new(providers, FailoverPolicy::default()).context("no provider was given")?;
+    Ok(Arc::new(source))
 }
 
-fn check_chain(provider: &str, network: &Network, found: u64) -> anyhow::Result<()> {
-    match networks::chain_id_of(network) {
-        Some(expected) if expected != found => bail!(
-            "the provider `{provider}` serves another chain: `{network}` has the chain id {expected}, and it answers {found} (`{}`). Check its URL, or the network in the manifest",
-            networks::network_of(found)
-        ),
-        _ => Ok(()),
+/// A node that is asked for its chain's id once, before anything else, and refused where that is
+/// not the network's.
+#[derive(Debug, Clone)]
+struct OnNetwork {
+    provider: String,
+    network: Network,
+    node: Arc<EvmRpc>,
+    /// The chain's id, once the node has told it.
+    chain_id: Arc<OnceCell<u64>>,
+}
+
+impl OnNetwork {
+    fn new(provider: String, network: Network, node: EvmRpc) -> Self {
+        Self { provider, network, node: Arc::new(node), chain_id: Arc::default() }
     }
+
+    /// The node, if it is one of the network.
+    async fn checked(&self) -> Result<&EvmRpc, SourceError> {
+        let found = *self.chain_id.get_or_try_init(|| self.node.chain_id()).await?;
+        match other_chain(&self.network, found) {
+            Some(why) => Err(SourceError::OtherChain { provider: self.provider.clone(), why }),
+            None => Ok(&self.node),
+        }
+    }
+}
+
+#[async_trait]
+impl BlockSource for OnNetwork {
+    fn tables(&self) -> &[TableDef] {
+        self.node.tables()
+    }
+
+    async fn head(&self) -> Result<Head, SourceError> {
+        self.checked().await?.head().await
+    }
+
+    async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
+        self.checked().await?.block_id(number).await
+    }
+
+    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        let own = self.clone();
+        let blocks = async move { Ok(own.checked().await?.blocks(range)) };
+        stream::once(blocks).try_flatten().boxed()
+    }
+}
+
+/// What is wrong with a chain id, where the network is known to have another.
+fn other_chain(network: &Network, found: u64) -> Option<String> {
+    let expected = networks::chain_id_of(network).filter(|expected| *expected != found)?;
+    Some(format!(
+        "`{network}` has the chain id {expected}, and it answers {found} (`{}`). Check its URL, or the network in the manifest",
+        networks::network_of(found)
+    ))
 }

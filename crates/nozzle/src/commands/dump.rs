@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use nozzle_core::{DatasetRef, manifest::RawManifest};
 use nozzle_dump::{DumpError, DumpOptions, EndBlock, ParquetOptions, RawDump, Summary, job::CutPolicy};
 use nozzle_metadata::{Dataset, DatasetId};
+use nozzle_sources::SourceError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +65,8 @@ struct Dump {
 struct Job {
     dataset: Dataset,
     manifest: RawManifest,
-    endpoint: Endpoint,
+    /// In the order in which they are tried.
+    endpoints: Vec<Endpoint>,
 }
 
 /// How a run over all datasets ended.
@@ -186,11 +188,11 @@ impl Dump {
 
     async fn job(&self, dataset: Dataset) -> anyhow::Result<Job> {
         let manifest = definitions::of_dataset(&dataset)?;
-        let endpoint = match &self.args.rpc_url {
-            Some(url) => Endpoint::of_url(url),
+        let endpoints = match &self.args.rpc_url {
+            Some(url) => vec![Endpoint::of_url(url)],
             None => Endpoint::of_manifest(&manifest, &self.context).await?,
         };
-        Ok(Job { dataset, manifest, endpoint })
+        Ok(Job { dataset, manifest, endpoints })
     }
 
     /// A dataset that only --rpc-url tells of: its definition is written so that the next dump, and
@@ -227,16 +229,13 @@ impl Dump {
             providers::import(&folder, metadata.as_ref()).await?;
         }
         let dataset = definitions::register(&manifest, metadata.as_ref()).await?;
-        Ok(Job { dataset, manifest, endpoint })
+        Ok(Job { dataset, manifest, endpoints: vec![endpoint] })
     }
 
     async fn dump(&self, job: Job, fresh: bool) -> anyhow::Result<Summary> {
-        let Job { dataset, manifest, endpoint } = job;
+        let Job { dataset, manifest, endpoints } = job;
         let name = dataset.name.clone();
-        let opening = sources::open(&endpoint, &manifest, self.args.verify);
-        let Some(source) = self.shutdown.token().run_until_cancelled(opening).await else {
-            return Ok(Summary { stopped: true, ..Summary::default() });
-        };
+        let source = sources::open(&endpoints, &manifest, self.args.verify);
         let source = source.with_context(|| format!("dumping `{name}` failed"))?;
         let raw = RawDump {
             metadata: Arc::clone(&self.context.metadata),
@@ -299,6 +298,7 @@ impl Dump {
 /// What to do next about a failed dump, where the error itself does not say.
 pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<DumpError>()? {
+        DumpError::Source(SourceError::OtherChain { .. }) => None,
         DumpError::Source(_) | DumpError::Metadata(_) | DumpError::Commit(_) => {
             Some("what was committed is safe; run the same command again to go on")
         }

@@ -12,6 +12,7 @@ mod documents;
 mod errors;
 mod faults;
 mod harness;
+mod providers;
 mod readers;
 mod reorgs;
 mod servers;

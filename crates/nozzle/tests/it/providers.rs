@@ -1,0 +1,100 @@
+//! Several providers of one network: where one fails, the next one goes on.
+
+use nozzle_testkit::{
+    fault::{Fault, FaultServer, Schedule},
+    replay::{Recording, ReplayOptions, ReplayServer},
+};
+
+use crate::harness::{Db, Gate, Place, Said, synthetic, until};
+
+const BLOCKS: u64 = 200;
+
+fn chain(delay_ms: u64) -> ReplayServer {
+    synthetic(Recording::synthetic(BLOCKS, 3, 2, 21), delay_ms)
+}
+
+/// A place with the dataset `eth` and providers of its network, in this order.
+fn place(urls: &[&str]) -> Place {
+    let place = Place::configured(Db::Sqlite, "writer = { segment_flush_interval_secs = 1.0 }");
+    place.write("datasets/eth.json", r#"{"name":"eth","kind":"evm-rpc","network":"chain-1337"}"#);
+    for (name, url) in ["a_first", "b_second", "c_third"].iter().zip(urls) {
+        let keys = format!(
+            "kind = \"evm-rpc\"\nnetwork = \"chain-1337\"\nurl = \"{url}\"\nconcurrent_request_limit = 4\n"
+        );
+        place.write(&format!("providers/{name}.toml"), &keys);
+    }
+    place
+}
+
+fn dump(place: &Place) -> Said {
+    place.run(&["dump", "--dataset", "eth", "--end-block", "199"])
+}
+
+async fn assert_whole(place: &Place, said: &Said) {
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    place.stored("eth").await.assert_sound(0, BLOCKS - 1);
+    assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), BLOCKS);
+}
+
+/// An address at which nothing listens.
+fn nowhere() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn always(fault: Fault, node: &ReplayServer) -> FaultServer {
+    let schedule = Schedule { seed: 1, rates: [(fault, 1.0)].into(), in_a_row: None };
+    FaultServer::start(node.url(), node.url(), schedule).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_goes_on_when_the_first_dies_in_the_middle() {
+    let (first, second) = (chain(20), chain(0));
+    let gate = Gate::before(first.url()).await;
+    let place = place(&[gate.url(), second.url()]);
+    let running = place.start(&["dump", "--dataset", "eth", "--end-block", "199"]);
+    let blocks = |server: &ReplayServer| server.requests().get("eth_getBlockByNumber").copied().unwrap_or(0);
+    until("half of the blocks", async || (blocks(&first) > BLOCKS / 2).then_some(())).await;
+    gate.shut();
+    let said = running.wait();
+    assert!(said.stderr.contains("`a_first` is left to rest"), "{}", said.stderr);
+    assert_whole(&place, &said).await;
+    assert!(blocks(&second) < BLOCKS, "it goes on, it does not begin anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_another_chain_among_several_is_not_used() {
+    let wrong = ReplayServer::start(
+        Recording::synthetic(BLOCKS, 3, 2, 22),
+        ReplayOptions { chain_id: Some(5), ..ReplayOptions::default() },
+    )
+    .unwrap();
+    let right = chain(0);
+    let place = place(&[wrong.url(), right.url()]);
+    let said = dump(&place);
+    assert!(said.stderr.contains("`a_first` is not used any more"), "{}", said.stderr);
+    assert!(said.stderr.contains("another chain") && said.stderr.contains("1337"), "{}", said.stderr);
+    assert_whole(&place, &said).await;
+    assert_eq!(wrong.requests().get("eth_getBlockByNumber"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_answers_with_a_page_or_not_at_all_is_left() {
+    let right = chain(0);
+    let page = always(Fault::Html, &right);
+    let place = place(&[page.url(), &nowhere(), right.url()]);
+    let said = dump(&place);
+    assert!(said.stderr.contains("`a_first` is left to rest"), "{}", said.stderr);
+    assert!(said.stderr.contains("`b_second` is left to rest"), "{}", said.stderr);
+    assert_whole(&place, &said).await;
+}
+
+#[test]
+fn with_all_away_the_error_names_each() {
+    let said = dump(&place(&[&nowhere(), &nowhere()]));
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let error = &said.stderr[said.stderr.rfind("error: ").unwrap()..];
+    for words in ["no provider could answer", "`a_first`", "`b_second`", "nothing listens"] {
+        assert!(error.contains(words), "{error}");
+    }
+}
