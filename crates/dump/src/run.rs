@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nozzle_core::{BlockId, BlockNum};
@@ -20,6 +20,9 @@ use crate::{
 /// Rounds in a row that end because the chain changed below them, before a dump that has an end
 /// gives up: a provider that contradicts itself each time will not mend soon.
 const MAX_REPLANS: u32 = 20;
+
+/// How long such rounds may go on, where each of them has waited for a block that never came.
+const MAX_REPLANNING: Duration = Duration::from_secs(15);
 
 /// The longest wait for a node that is away, while the head is followed.
 const MAX_OUTLAST: Duration = Duration::from_secs(30);
@@ -101,10 +104,24 @@ pub(crate) struct Run<'a> {
 struct Past {
     /// Rounds in a row below which the chain has changed.
     replans: u32,
+    /// When the first of them ended.
+    replanning_since: Option<Instant>,
     /// Failures in a row that were waited for.
     failures: u32,
     /// Whether a round has done something, or found all of it done.
     has_worked: bool,
+}
+
+impl Past {
+    /// Counts one more round below which the chain has changed; whether it is worth while to look again.
+    fn count_replan(&mut self, now: Instant) -> bool {
+        if self.replans == 0 {
+            self.replanning_since = Some(now);
+        }
+        self.replans += 1;
+        let is_long = self.replanning_since.is_some_and(|since| now - since >= MAX_REPLANNING);
+        self.replans <= MAX_REPLANS && !is_long
+    }
 }
 
 impl<'a> Run<'a> {
@@ -240,8 +257,7 @@ impl<'a> Run<'a> {
 
     /// Waits a little after the chain has changed below a round, longer each time.
     async fn look_again(&self, why: String, is_patient: bool, past: &mut Past) -> Result<(), DumpError> {
-        past.replans += 1;
-        if past.replans <= MAX_REPLANS {
+        if past.count_replan(Instant::now()) {
             tracing::info!(why, "the chain changed while it was read; looking again");
             self.pause(Duration::from_millis(50 * u64::from(past.replans))).await;
             return Ok(());
@@ -306,6 +322,18 @@ impl<'a> Run<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replans_in_a_row_are_bounded_by_number_and_by_time() {
+        let start = Instant::now();
+        let mut past = Past::default();
+        assert!((0..MAX_REPLANS).all(|_| past.count_replan(start)));
+        assert!(!past.count_replan(start));
+        past.replans = 0;
+        let late = start + MAX_REPLANNING;
+        assert!(past.count_replan(late), "the time counts from the first in a row");
+        assert!(!past.count_replan(late + MAX_REPLANNING));
+    }
 
     #[test]
     fn an_end_that_was_the_head_moves_down_with_a_shorter_chain() {

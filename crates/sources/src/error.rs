@@ -91,6 +91,19 @@ impl SourceError {
         }
     }
 
+    /// The error of a request that was for a block.
+    pub(crate) fn of_block(self, block: BlockNum) -> Self {
+        match self {
+            Self::Unavailable { provider, source } => {
+                Self::Unavailable { provider, source: format!("block {block}: {source}").into() }
+            }
+            Self::Refused { provider, why } => {
+                Self::Refused { provider, why: format!("{why} (it was asked for block {block})") }
+            }
+            names_it => names_it,
+        }
+    }
+
     /// The error and its causes in one line.
     pub fn with_causes(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());

@@ -32,19 +32,12 @@ const RUNS_WITH_FAULTS: usize = 3;
 /// The provider's name.
 const PROVIDER: &str = "fickle";
 
-/// Level `full` sees what no other does. As soon as the program has it, half of the schedules use it.
-const HAS_FULL: bool = false;
-
 /// As soon as the program sends batches, half of the schedules do.
 const HAS_BATCHES: bool = false;
 
 /// As soon as the error of a request names the block that it was for, and those of blocks of another
 /// chain the provider, all errors must.
 const NAMES_ALL: bool = false;
-
-/// As soon as a block that the provider denies for ever ends a dump within half a minute, as other
-/// failures do, it is tried: now it takes some three.
-const ENDS_WITHOUT_BLOCK: bool = false;
 
 /// The rows of each table, and the sum of their hashes.
 type Sums = BTreeMap<String, (u64, String)>;
@@ -102,7 +95,8 @@ fn seed() -> u64 {
 impl Day {
     fn new(seed: u64, index: u64) -> Self {
         let kind = if index % 5 == 4 { Kind::Lasting } else { Kind::Passing };
-        let is_full = HAS_FULL && index % 4 < 2;
+        // Level `full` sees what no other does.
+        let is_full = index % 4 < 2;
         let has_batches = HAS_BATCHES && index % 8 < 4;
         let mut rates = match kind {
             Kind::Passing => passing(is_full, has_batches),
@@ -183,8 +177,7 @@ fn lasting(turn: u64) -> BTreeMap<Fault, f64> {
         Fault::NullReceipts,
         Fault::ForeignReceipts,
     ];
-    let count = if ENDS_WITHOUT_BLOCK { FAULTS.len() } else { FAULTS.len() - 3 };
-    let fault = FAULTS[(turn % count as u64) as usize];
+    let fault = FAULTS[(turn % FAULTS.len() as u64) as usize];
     [(fault, if fault == Fault::OtherChain { 0.03 } else { 0.004 })].into()
 }
 

@@ -83,6 +83,10 @@ impl Fetch {
 
     /// A block and, where they are needed, its receipts; the caller has waited for its turn.
     pub async fn raw_block(&self, number: BlockNum) -> Result<RawBlock, SourceError> {
+        self.block_with_receipts(number).await.map_err(|error| error.of_block(number))
+    }
+
+    async fn block_with_receipts(&self, number: BlockNum) -> Result<RawBlock, SourceError> {
         let reply = self.call(GET_BLOCK, &format!(r#"["{number:#x}",true]"#)).await?;
         if reply.is_null {
             return Err(self.missing(number, "the block"));
