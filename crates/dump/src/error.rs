@@ -31,9 +31,11 @@ pub enum DumpError {
     Held(Box<HeldLease>),
     /// The provider serves another chain than the one that is stored.
     #[error(
-        "the provider is on another chain than the stored one: from block {from} on its blocks are not those that are stored up to {stored}, though they were final. Check the provider's URL; to discard what is stored and begin again, use --fresh"
+        "the provider `{provider}` is on another chain than the stored one: from block {from} on its blocks are not those that are stored up to {stored}, though they were final. Check the provider's URL; to discard what is stored and begin again, use --fresh"
     )]
     OtherChain {
+        /// The provider's name.
+        provider: String,
         /// The highest stored block.
         stored: BlockNum,
         /// The first block in which the chains differ.

@@ -95,7 +95,7 @@ async fn search(source: &dyn BlockSource, ours: &[BlockId]) -> Result<Option<Blo
         // A block that is not there though the head is above it is no evidence: one of several nodes
         // behind the same name may be late.
         let theirs = source.block_id(block.number).await?.ok_or_else(|| SourceError::Missing {
-            provider: "asked for its chain".into(),
+            provider: source.provider().to_owned(),
             block: block.number,
             what: "the block",
         })?;

@@ -262,12 +262,16 @@ impl Run<'_> {
     ) -> Result<(), DumpError> {
         let known = self.dump.metadata.finality(&self.dump.network).await?;
         let stored = spans.last().map_or(orphan.blocks.end(), |span| span.range.end());
+        let other_chain = |from| {
+            let provider = self.dump.source.provider().to_owned();
+            DumpError::OtherChain { provider, stored, from }
+        };
         // The final block itself is the surest witness, where the provider is so far.
         if let Some(finalized) = known.and_then(|known| known.finalized).filter(|f| f.number <= limit.number)
             && let Some(theirs) = self.dump.source.block_id(finalized.number).await?
             && theirs.hash != finalized.hash
         {
-            return Err(DumpError::OtherChain { stored, from: orphan.differs.min(finalized.number) });
+            return Err(other_chain(orphan.differs.min(finalized.number)));
         }
         // Finality is written down by every dataset of the network, so it may be ahead of what was
         // final when these blocks came in: what lies just below their end was not.
@@ -279,7 +283,7 @@ impl Run<'_> {
         if !is_final {
             return Ok(());
         }
-        Err(DumpError::OtherChain { stored, from: orphan.differs })
+        Err(other_chain(orphan.differs))
     }
 
     /// Writes down how far the chain is, for readers and for the next run. A provider that is

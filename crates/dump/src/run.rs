@@ -263,7 +263,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let error = DumpError::Refused(format!(
-            "the provider contradicts itself again and again: {why}. Check that it is one node, or use another"
+            "the provider `{}` contradicts itself again and again: {why}. Check that it is one node, or use another",
+            self.dump.source.provider()
         ));
         if !is_patient {
             return Err(error);

@@ -133,6 +133,10 @@ impl OnNetwork {
 
 #[async_trait]
 impl BlockSource for OnNetwork {
+    fn provider(&self) -> &str {
+        &self.provider
+    }
+
     fn tables(&self) -> &[TableDef] {
         self.node.tables()
     }

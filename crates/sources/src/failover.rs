@@ -67,14 +67,18 @@ impl Failover {
     /// must have the same tables.
     pub fn new(providers: Vec<(String, SharedSource)>, policy: FailoverPolicy) -> Option<Self> {
         let tables = providers.first()?.1.tables().to_vec();
+        let names: Vec<_> = providers.iter().map(|(name, _)| name.as_str()).collect();
+        let names = names.join("` or `");
         let target = |(name, source)| Target { name, source, standing: Mutex::default() };
         let targets = providers.into_iter().map(target).collect();
-        Some(Self { pool: Arc::new(Pool { tables, targets, policy, seen: Mutex::default() }) })
+        Some(Self { pool: Arc::new(Pool { names, tables, targets, policy, seen: Mutex::default() }) })
     }
 }
 
 #[derive(Debug)]
 struct Pool {
+    /// Those of all, for messages.
+    names: String,
     tables: Vec<TableDef>,
     targets: Vec<Target>,
     policy: FailoverPolicy,
@@ -269,6 +273,10 @@ fn all_failed(failures: Vec<(usize, SourceError)>) -> SourceError {
 
 #[async_trait]
 impl BlockSource for Failover {
+    fn provider(&self) -> &str {
+        &self.pool.names
+    }
+
     fn tables(&self) -> &[TableDef] {
         &self.pool.tables
     }

@@ -106,6 +106,10 @@ fn warn(error: &SourceError, what: &str, failures: u32, wait: Duration) {
 
 #[async_trait]
 impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
+    fn provider(&self) -> &str {
+        self.inner.provider()
+    }
+
     fn tables(&self) -> &[TableDef] {
         self.inner.tables()
     }

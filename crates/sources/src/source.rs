@@ -12,6 +12,10 @@ use crate::error::SourceError;
 /// Where blocks come from. Object-safe; wrappers that retry or limit are sources themselves.
 #[async_trait]
 pub trait BlockSource: Send + Sync + std::fmt::Debug {
+    /// Whom it asks, for messages: the provider's name. Of several, all names, so that they read well
+    /// between two backticks.
+    fn provider(&self) -> &str;
+
     /// The tables that [`BlockRows::tables`] are for, in the same order.
     fn tables(&self) -> &[TableDef];
 

@@ -84,6 +84,10 @@ pub(crate) fn hash(chain: u8, number: u64) -> BlockHash {
 
 #[async_trait]
 impl BlockSource for Scripted {
+    fn provider(&self) -> &str {
+        "p"
+    }
+
     fn tables(&self) -> &[TableDef] {
         &[]
     }

@@ -169,7 +169,8 @@ impl Fetch {
     /// The block that the node has at `number`.
     pub async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
         let _turn = self.turn().await;
-        let reply = self.call(GET_BLOCK, &format!(r#"["{number:#x}",false]"#)).await?;
+        let reply = self.call(GET_BLOCK, &format!(r#"["{number:#x}",false]"#)).await;
+        let reply = reply.map_err(|error| error.of_block(number))?;
         if reply.is_null {
             return Ok(None);
         }

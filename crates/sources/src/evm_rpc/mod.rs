@@ -99,6 +99,10 @@ impl EvmRpc {
 
 #[async_trait]
 impl BlockSource for EvmRpc {
+    fn provider(&self) -> &str {
+        self.fetch.provider()
+    }
+
     fn tables(&self) -> &[TableDef] {
         self.decoder.tables()
     }
