@@ -229,6 +229,24 @@ impl Pool {
         }
     }
 
+    /// Whether a block is at or below the highest head of late.
+    fn has_shown(&self, number: BlockNum) -> bool {
+        locked(&self.seen).is_some_and(|seen| number <= seen.head.latest.number)
+    }
+
+    /// A block that the first provider denies, as the next one gives it that has it and does not rest.
+    /// Not to have it is an answer too, so nobody is left for it.
+    async fn found_by_another(&self, number: BlockNum) -> Option<BlockId> {
+        let is_in_use = |target: &&Target| locked(&target.standing).rank(Instant::now()) == 0;
+        let others: Vec<_> = self.targets.iter().filter(is_in_use).skip(1).collect();
+        for target in others {
+            if let Ok(Some(block)) = target.source.block_id(number).await {
+                return Some(block);
+            }
+        }
+        None
+    }
+
     async fn head_of(&self, index: usize) -> Result<Head, SourceError> {
         let mut head = self.targets[index].source.head().await?;
         let now = Instant::now();
@@ -286,7 +304,11 @@ impl BlockSource for Failover {
     }
 
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
-        self.pool.ask(|index| self.pool.targets[index].source.block_id(number)).await
+        let given = self.pool.ask(|index| self.pool.targets[index].source.block_id(number)).await?;
+        if given.is_none() && self.pool.has_shown(number) {
+            return Ok(self.pool.found_by_another(number).await);
+        }
+        Ok(given)
     }
 
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
@@ -440,6 +462,16 @@ mod tests {
         let error = source.head().await.expect_err("one is away, one behind").to_string();
         assert!(error.contains("far below 1000") && error.contains("`p0`"), "{error}");
         assert_eq!(source.head().await.expect("a little behind").latest.number, 990);
+    }
+
+    #[tokio::test]
+    async fn a_block_that_one_denies_is_asked_of_the_others() {
+        let a = Scripted::new(&[Step::Blocks(9), Step::None, Step::None]);
+        let b = Scripted::new(&[Step::Blocks(1)]);
+        let source = failover(&[&a, &b]);
+        assert_eq!(source.head().await.expect("a head").latest.number, 9);
+        assert_eq!(source.block_id(9).await.expect("an answer").map(|block| block.number), Some(9));
+        assert_eq!(source.block_id(10).await.expect("an answer"), None, "it is above the head");
     }
 
     #[tokio::test]

@@ -23,6 +23,8 @@ pub(crate) enum Step {
     Blocks(u64),
     /// Switches to another chain.
     Fork(u8),
+    /// Has no block at the number that it is asked for.
+    None,
     Unavailable,
     Missing,
     Malformed,
@@ -104,6 +106,7 @@ impl BlockSource for Scripted {
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
         match self.step().expect("the script goes on") {
             Step::Blocks(_) => Ok(Some(BlockId { number, hash: hash(0, number) })),
+            Step::None => Ok(None),
             failing => Err(Self::failure(failing)),
         }
     }
