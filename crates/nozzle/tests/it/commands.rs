@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
-use nozzle_core::BlockRange;
-use nozzle_metadata::{RevisionState, Scan};
+use nozzle_metadata::RevisionState;
 use nozzle_testkit::replay::{Recording, ReplayServer};
 use parquet::file::metadata::ParquetMetaDataReader;
 
-use crate::harness::{Db, Gate, Place, Said, Stored, python_program, synthetic, until, until_sync};
+use crate::harness::{
+    Db, Gate, Place, Said, Stored, python_program, synthetic, until, until_stored, until_sync,
+};
 
 fn node(blocks: u64, delay_ms: u64) -> ReplayServer {
     synthetic(Recording::synthetic(blocks, 3, 2, 31), delay_ms)
@@ -367,14 +368,7 @@ async fn several_datasets_are_followed_side_by_side() {
     for head in [10, 20] {
         node.set_head(head);
         for name in ["eth", "two"] {
-            until("both to be at the head", async || {
-                let dataset = store.dataset(&name.parse().unwrap()).await.ok()??;
-                let revision = store.revisions(dataset.id).await.ok()?.into_iter().next()?;
-                let (location, sequence) = (revision.locations[0].id, store.sequence().await.ok()?);
-                let scan = Scan { location, sequence, range: BlockRange::from(0) };
-                (store.totals(&scan).await.ok()?.blocks?.end() == head).then_some(())
-            })
-            .await;
+            until_stored(store.as_ref(), name, head).await;
         }
     }
 }
@@ -402,24 +396,14 @@ async fn following_outlasts_a_node_that_is_away() {
     place.define("eth", "chain-1337", gate.url());
     let mut follow = place.start(&["dump", "--dataset", "eth", "--follow"]);
     let store = place.metadata_when_there().await;
-    let stored_to = async |end: u64| {
-        until("the blocks to be stored", async || {
-            let dataset = store.dataset(&"eth".parse().unwrap()).await.ok()??;
-            let revision = store.revisions(dataset.id).await.ok()?.into_iter().next()?;
-            let (location, sequence) = (revision.locations[0].id, store.sequence().await.ok()?);
-            let scan = Scan { location, sequence, range: BlockRange::from(0) };
-            (store.totals(&scan).await.ok()?.blocks?.end() >= end).then_some(())
-        })
-        .await;
-    };
-    stored_to(20).await;
+    until_stored(store.as_ref(), "eth", 20).await;
     gate.shut();
     // Longer than the retries of a dump that has an end.
     tokio::time::sleep(Duration::from_secs(14)).await;
     assert!(follow.is_running(), "{}", follow.wait().stderr);
     node.set_head(59);
     gate.open();
-    stored_to(59).await;
+    until_stored(store.as_ref(), "eth", 59).await;
     follow.signal("TERM");
     let said = follow.wait();
     assert_eq!(said.code, Some(0), "{}", said.stderr);

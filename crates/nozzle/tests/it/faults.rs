@@ -29,15 +29,14 @@ const A_BATCH: u64 = 60;
 /// Runs of the same command before the faults stop.
 const RUNS_WITH_FAULTS: usize = 3;
 
-/// The provider's name.
+/// The name of the provider that has the faults.
 const PROVIDER: &str = "fickle";
+
+/// The name of the one without, which is tried after it.
+const OTHER_PROVIDER: &str = "sound";
 
 /// As soon as the program sends batches, half of the schedules do.
 const HAS_BATCHES: bool = false;
-
-/// As soon as the error of a request names the block that it was for, and those of blocks of another
-/// chain the provider, all errors must.
-const NAMES_ALL: bool = false;
 
 /// The rows of each table, and the sum of their hashes.
 type Sums = BTreeMap<String, (u64, String)>;
@@ -62,6 +61,8 @@ struct Day {
     jobs: &'static str,
     is_full: bool,
     has_batches: bool,
+    /// Whether there is another provider, without faults.
+    has_other: bool,
     /// How many blocks below the head count as final.
     reorg_depth: u64,
     schedule: Schedule,
@@ -104,15 +105,28 @@ impl Day {
         };
         rates.retain(|_, rate| *rate > 0.0);
         let in_a_row = (kind == Kind::Passing).then_some(2);
+        let has_other = match kind {
+            // Two fifths, so that in the end each fault is met both with and without help.
+            Kind::Lasting => index / 5 % 5 >= 3,
+            Kind::Passing => index % 20 == 7,
+        };
         Self {
             index,
             kind,
             jobs: if index.is_multiple_of(2) { "1" } else { "3" },
             is_full,
             has_batches,
+            has_other,
             reorg_depth: if index.is_multiple_of(3) { 64 } else { 10 * BLOCKS },
             schedule: Schedule { seed: Rng::nth(seed, index).next_u64(), rates, in_a_row },
         }
+    }
+
+    /// Whether not even the first run may fail: the other provider has a good answer to everything.
+    /// Only blocks of another chain may have been stored before anybody could tell.
+    fn must_succeed(&self) -> bool {
+        let has_chains = self.schedule.rates.contains_key(&Fault::OtherChain);
+        self.has_other && self.kind == Kind::Lasting && !has_chains
     }
 
     /// A place where the provider of `mainnet` is at `url`.
@@ -126,15 +140,19 @@ impl Day {
             ),
         );
         place.write("datasets/eth.json", r#"{"name":"eth","kind":"evm-rpc","network":"mainnet"}"#);
+        self.provide(&place, PROVIDER, url);
+        place
+    }
+
+    fn provide(&self, place: &Place, name: &str, url: &str) {
         let batches = if self.has_batches { "rpc_batch_size = 10\n" } else { "" };
         place.write(
-            &format!("providers/{PROVIDER}.toml"),
+            &format!("providers/{name}.toml"),
             &format!(
                 "kind = \"evm-rpc\"\nnetwork = \"mainnet\"\nurl = \"{url}\"\ntimeout_secs = 2\n\
                  concurrent_request_limit = 8\n{batches}"
             ),
         );
-        place
     }
 
     fn args(&self) -> Vec<&'static str> {
@@ -149,7 +167,7 @@ fn passing(is_full: bool, has_batches: bool) -> BTreeMap<Fault, f64> {
         Fault::Delay => 0.002,
         Fault::Silence | Fault::Html => 0.0003,
         Fault::NullBlock | Fault::NullReceipts | Fault::ForeignReceipts => 0.001,
-        Fault::MissingLog | Fault::ChangedAmount if is_full => 0.0006,
+        Fault::MissingLog | Fault::ChangedAmount if is_full => 0.001,
         Fault::MissingLog | Fault::ChangedAmount => 0.0,
         Fault::DuplicatedAnswers | Fault::ReorderedAnswers if has_batches => 0.01,
         Fault::DuplicatedAnswers | Fault::ReorderedAnswers => 0.0,
@@ -245,6 +263,9 @@ async fn live_through(day: Day, node: &str, other: &str) -> Ended {
     let started = Instant::now();
     let server = FaultServer::start(node, other, day.schedule.clone()).unwrap();
     let place = day.place(server.url());
+    if day.has_other {
+        day.provide(&place, OTHER_PROVIDER, node);
+    }
     let runs_with_faults = if day.kind == Kind::Lasting { 1 } else { RUNS_WITH_FAULTS };
     let (mut errors, mut mute, mut is_fresh) = (vec![], vec![], false);
     loop {
@@ -262,6 +283,7 @@ async fn live_through(day: Day, node: &str, other: &str) -> Ended {
         }
         assert_eq!(said.code, Some(1), "{day:?}: {}", said.stderr);
         let words = last_words(&said).to_owned();
+        assert!(!day.must_succeed(), "{day:?} failed beside a sound provider: {words}");
         if is_healed {
             // Only blocks of another chain that were stored as final are left to the user.
             assert!(!is_fresh && words.contains("--fresh"), "{day:?} failed without faults: {words}");
@@ -273,7 +295,12 @@ async fn live_through(day: Day, node: &str, other: &str) -> Ended {
     }
     let fired = server.fired();
     let (index, kind, seconds) = (day.index, day.kind, started.elapsed().as_secs_f64());
-    println!("{index} {kind:?} -j {}: {seconds:.1} s, {} faults, errors {errors:?}", day.jobs, fired.len());
+    let providers = if day.has_other { " with another provider" } else { "" };
+    println!(
+        "{index} {kind:?}{providers} -j {}: {seconds:.1} s, {} faults, errors {errors:?}",
+        day.jobs,
+        fired.len()
+    );
     let files = files_of(&place).await;
     Ended { day, errors, mute, is_fresh, fired, files, _place: place }
 }
@@ -294,10 +321,9 @@ fn last_words(said: &Said) -> &str {
 fn says_what_failed(words: &str, fired: &[Fired]) -> bool {
     let names_it = |fired: &Fired| {
         let names_block = fired.asked.block.is_none_or(|block| words.contains(&block.to_string()));
-        (names_block || !NAMES_ALL) && causes(fired.fault).iter().any(|cause| words.contains(cause))
+        names_block && causes(fired.fault).iter().any(|cause| words.contains(cause))
     };
-    let provider = if NAMES_ALL { PROVIDER } else { "provider" };
-    words.contains(provider) && fired.iter().any(names_it)
+    words.contains(PROVIDER) && fired.iter().any(names_it)
 }
 
 /// The words of which an error has one when such a fault is its cause.

@@ -222,6 +222,18 @@ pub async fn until<T>(what: &str, mut happened: impl AsyncFnMut() -> Option<T>) 
     }
 }
 
+/// Waits until a dataset is stored up to `end`, or further.
+pub async fn until_stored(store: &dyn MetadataStore, dataset: &str, end: u64) {
+    until("the blocks to be stored", async || {
+        let dataset = store.dataset(&dataset.parse().unwrap()).await.ok()??;
+        let revision = store.revisions(dataset.id).await.ok()?.into_iter().next()?;
+        let (location, sequence) = (revision.locations[0].id, store.sequence().await.ok()?);
+        let scan = Scan { location, sequence, range: BlockRange::from(0) };
+        (store.totals(&scan).await.ok()?.blocks?.end() >= end).then_some(())
+    })
+    .await;
+}
+
 /// [`until`] where nothing is awaited.
 pub fn until_sync<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();

@@ -1,11 +1,17 @@
 //! Several providers of one network: where one fails, the next one goes on.
 
 use nozzle_testkit::{
+    anvil::{Anvil, AnvilOptions},
+    chain::ChainBuilder,
     fault::{Fault, FaultServer, Schedule},
     replay::{Recording, ReplayOptions, ReplayServer},
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
-use crate::harness::{Db, Gate, Place, Said, synthetic, until};
+use crate::harness::{Db, Gate, Place, Said, synthetic, until, until_stored};
 
 const BLOCKS: u64 = 200;
 
@@ -40,6 +46,24 @@ async fn assert_whole(place: &Place, said: &Said) {
 fn nowhere() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// A node that takes nobody's credentials.
+async fn forbidding() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            if client.read(&mut [0; 4096]).await.is_ok_and(|size_bytes| size_bytes > 0) {
+                client.write_all(answer).await.ok();
+                client.shutdown().await.ok();
+            }
+            // A connection that is closed with something unread would be reset.
+            tokio::io::copy(&mut client, &mut tokio::io::sink()).await.ok();
+        }
+    });
+    url
 }
 
 fn always(fault: Fault, node: &ReplayServer) -> FaultServer {
@@ -97,4 +121,44 @@ fn with_all_away_the_error_names_each() {
     for words in ["no provider could answer", "`a_first`", "`b_second`", "nothing listens"] {
         assert!(error.contains(words), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_refuses_the_credentials_is_left_at_once_and_named_where_it_is_alone() {
+    let (forbidding, right) = (forbidding().await, chain(0));
+    let beside_another = place(&[&forbidding, right.url()]);
+    let said = dump(&beside_another);
+    assert!(said.stderr.contains("`a_first` is left to rest"), "{}", said.stderr);
+    assert!(said.stderr.contains("auth_token"), "{}", said.stderr);
+    assert!(!said.stderr.contains("asking again"), "{}", said.stderr);
+    assert_whole(&beside_another, &said).await;
+    let said = dump(&place(&[&forbidding]));
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let error = &said.stderr[said.stderr.rfind("error: ").unwrap()..];
+    assert!(error.contains("`a_first`") && error.contains("auth_token"), "{error}");
+    assert!(!said.stderr.contains("asking again"), "{}", said.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_is_followed_with_the_second_when_the_first_is_away() {
+    let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
+    let mut chain = ChainBuilder::new(&anvil, 1).await.unwrap();
+    chain.extend(3).await.unwrap();
+    let gate = Gate::before(anvil.url()).await;
+    let place = Place::configured(Db::Sqlite, "poll_interval_secs = 0.05");
+    place.define("anvil", "anvil", gate.url());
+    let second = format!("kind = \"evm-rpc\"\nnetwork = \"anvil\"\nurl = \"{}\"\n", anvil.url());
+    place.write("providers/the_second.toml", &second);
+    let mut follow = place.start(&["dump", "--dataset", "anvil", "--follow"]);
+    let store = place.metadata_when_there().await;
+    until_stored(store.as_ref(), "anvil", anvil.head().await.unwrap().0).await;
+    gate.shut();
+    chain.extend(3).await.unwrap();
+    let (last, _) = anvil.head().await.unwrap();
+    until_stored(store.as_ref(), "anvil", last).await;
+    follow.signal("TERM");
+    let said = follow.wait();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(said.stderr.contains("`anvil` is left to rest"), "{}", said.stderr);
+    place.stored("anvil").await.assert_sound(0, last);
 }
