@@ -21,6 +21,13 @@ use crate::{
 /// behind. Less is the time that a block takes from node to node.
 const MAX_LAG_BLOCKS: u64 = 64;
 
+/// A chain that breaks so often within [`BREAKS_WITHIN`] is not being reorganised: the provider mixes
+/// the blocks of several. Fewer than the rounds after which a dump gives up.
+const MAX_BREAKS: u32 = 5;
+
+/// The time in which breaks of the chain are counted together.
+const BREAKS_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long providers rest, and how often all of them are asked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FailoverPolicy {
@@ -49,7 +56,8 @@ impl Default for FailoverPolicy {
 /// A question goes to the first provider by order that does not rest. Where that fails, the provider
 /// rests and the next one is asked; those that rest are asked last. With all of them failed the error
 /// names each. A provider of another chain rests for good. A stream goes on behind the last block
-/// received, with a provider that is back in its turn too, and the seam must link.
+/// received, with a provider that is back in its turn too, and the seam must link. A chain that breaks
+/// is for the caller to look at again, but a provider in whose blocks it does so again and again rests.
 ///
 /// The head is that of the provider in use. One that is far below what another provider has shown
 /// lately counts as a failure: the chain has not become shorter, the provider is behind, and a dump
@@ -102,6 +110,9 @@ struct Standing {
     /// Rests in a row, and when the last one ended.
     rests: u32,
     last_rest_end: Option<Instant>,
+    /// How often the chain has broken since this moment.
+    breaks: u32,
+    first_break: Option<Instant>,
 }
 
 impl Standing {
@@ -124,6 +135,16 @@ impl Standing {
         self.rests_until = Some(now + rest);
         self.last_rest_end = self.rests_until;
         rest
+    }
+
+    /// Counts a break of the chain; whether there were too many of late.
+    fn count_break(&mut self, now: Instant) -> bool {
+        if self.first_break.is_none_or(|first| now > first + BREAKS_WITHIN) {
+            self.first_break = Some(now);
+            self.breaks = 0;
+        }
+        self.breaks += 1;
+        self.breaks >= MAX_BREAKS
     }
 }
 
@@ -153,32 +174,46 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pool {
     /// Begins with the first provider in order that does not rest.
     fn begin(&self) -> Turn {
-        Turn { target: self.choose(&[]).unwrap_or(0), failures: vec![], rounds: 0 }
+        Turn { target: self.choose(|_| true).unwrap_or(0), failures: vec![], rounds: 0 }
     }
 
-    fn choose(&self, failures: &[(usize, SourceError)]) -> Option<usize> {
+    /// The first of those that are `open`: in order, but with those that rest behind the others.
+    fn choose(&self, open: impl Fn(usize) -> bool) -> Option<usize> {
         let now = Instant::now();
-        let open = (0..self.targets.len()).filter(|index| failures.iter().all(|(failed, _)| failed != index));
+        let open = (0..self.targets.len()).filter(|index| open(*index));
         open.min_by_key(|index| (locked(&self.targets[*index].standing).rank(now), *index))
     }
 
-    /// Takes note that the provider has answered.
+    /// Takes note that the provider has answered. Where it rests because of what another stream has
+    /// met, or since all do, it rests on.
     fn succeeded(&self, index: usize) {
-        let Target { name, standing, .. } = &self.targets[index];
-        if locked(standing).rests_until.take().is_some() {
+        let (Target { name, standing, .. }, now) = (&self.targets[index], Instant::now());
+        let mut standing = locked(standing);
+        if standing.rests_until.is_some_and(|end| end <= now) {
+            standing.rests_until = None;
             tracing::info!(provider = name, "the provider answers again and is used again");
+        }
+    }
+
+    /// Takes note that the chain has broken in the provider's blocks.
+    fn broke(&self, index: usize, error: &SourceError) {
+        let is_often = locked(&self.targets[index].standing).count_break(Instant::now());
+        if is_often && let Some(next) = self.choose(|other| other != index) {
+            self.leave(index, next, error);
         }
     }
 
     /// Passes a question on; the error where all have failed often enough, or where it is none of
     /// a provider.
     async fn failed(&self, turn: &mut Turn, error: SourceError) -> Result<(), SourceError> {
+        let failed = turn.target;
         if matches!(error, SourceError::NotLinked { .. }) {
+            self.broke(failed, &error);
             return Err(error);
         }
-        let failed = turn.target;
         turn.failures.push((failed, error));
-        if let Some(next) = self.choose(&turn.failures) {
+        let is_open = |index| turn.failures.iter().all(|(failed, _)| *failed != index);
+        if let Some(next) = self.choose(is_open) {
             if let Some((_, error)) = turn.failures.last() {
                 self.leave(failed, next, error);
             }
@@ -192,7 +227,7 @@ impl Pool {
             _ => return Err(all_failed(std::mem::take(&mut turn.failures))),
         }
         turn.failures.clear();
-        turn.target = self.choose(&[]).unwrap_or(0);
+        turn.target = self.choose(|_| true).unwrap_or(0);
         Ok(())
     }
 
@@ -421,6 +456,21 @@ mod tests {
         assert!(error.is_none(), "{error:?}");
         assert_eq!(received.len(), 2);
         assert_eq!((asked(&a), asked(&b)), (vec![0, 1], vec![0]));
+    }
+
+    #[tokio::test]
+    async fn a_provider_whose_chain_breaks_again_and_again_rests() {
+        let a = Scripted::new(&[Step::NotLinked; MAX_BREAKS as usize]);
+        let b = Scripted::new(&[Step::Blocks(1)]);
+        let source = failover(&[&a, &b]);
+        for _ in 0..MAX_BREAKS {
+            let (_, error) = collect(&source, range(0, 0)).await;
+            assert!(matches!(error, Some(SourceError::NotLinked { .. })), "{error:?}");
+        }
+        assert_eq!(collect(&source, range(0, 0)).await.0, [range(0, 0)]);
+        let (mut standing, now) = (Standing::default(), Instant::now());
+        let mut rare = (0..20_u32).map(|n| standing.count_break(now + n * (BREAKS_WITHIN / 3)));
+        assert!(!rare.any(|is_often| is_often), "a chain may be reorganised now and then");
     }
 
     #[test]

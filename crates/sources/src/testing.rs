@@ -27,6 +27,7 @@ pub(crate) enum Step {
     None,
     Unavailable,
     Missing,
+    NotLinked,
     Malformed,
     Refused,
 }
@@ -56,6 +57,7 @@ impl Scripted {
         let provider = "p".to_owned();
         match step {
             Step::Missing => SourceError::Missing { provider, block: 1, what: "the block" },
+            Step::NotLinked => SourceError::NotLinked { block: 1, expected: hash(0, 0), found: hash(1, 0) },
             Step::Malformed => SourceError::Malformed { provider, block: 1, why: "bad".into() },
             Step::Refused => SourceError::Refused { provider, why: "no".into() },
             _ => SourceError::Unavailable { provider, source: "gone".into() },
