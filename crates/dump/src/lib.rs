@@ -9,8 +9,13 @@
 //! A dump goes in rounds. Each reads the head and the stored spans anew, does one thing about them
 //! (repairs what a reorg orphaned, or extracts what is missing) and commits as it goes, so that a
 //! crash at any moment costs only what was not committed yet.
+//!
+//! `check` reads what was written and says what is wrong with it, `repair` puts new segments in the place
+//! of bad ones.
 
+pub mod check;
 pub mod commit;
+mod cursor;
 pub mod error;
 pub mod files;
 pub mod job;
@@ -21,13 +26,16 @@ mod pieces;
 pub mod plan;
 pub mod raw;
 pub mod reorg;
+pub mod repair;
 pub mod revision;
 pub mod rewrite;
 mod round;
 mod run;
 pub mod writer;
 
+pub use check::{Check, CheckReport, Finding};
 pub use error::DumpError;
 pub use observe::{Event, Observer, Summary};
 pub use parquet::{Compression, ParquetOptions};
 pub use raw::{DumpOptions, EndBlock, RawDump};
+pub use repair::{Repair, RepairEnd};

@@ -23,6 +23,13 @@ pub enum Event {
         /// Rows of all tables.
         rows: u64,
     },
+    /// Stored blocks were read and checked.
+    Checked {
+        /// Blocks.
+        blocks: u64,
+        /// Rows of all tables.
+        rows: u64,
+    },
     /// Blocks were committed and are visible.
     Committed {
         /// The blocks.

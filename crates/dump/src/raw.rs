@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nozzle_core::{BlockNum, Network, TableDef};
+use nozzle_core::{BlockNum, Network};
 use nozzle_metadata::{Dataset, MetadataStore, Revision, RevisionState};
 use nozzle_query::Stores;
 use nozzle_sources::SharedSource;
@@ -130,15 +130,10 @@ impl RawDump {
     }
 
     fn target(&self, revision: &Revision) -> Result<Target, DumpError> {
-        let location_of = |table: &TableDef| {
-            let location = revision.locations.iter().find(|location| location.table == table.name);
-            let missing = || DumpError::Refused(format!("the stored revision has no table `{}`", table.name));
-            Ok((table.clone(), location.cloned().ok_or_else(missing)?))
-        };
         Ok(Target {
             metadata: Arc::clone(&self.metadata),
             stores: Arc::clone(&self.stores),
-            tables: self.source.tables().iter().map(location_of).collect::<Result<_, DumpError>>()?,
+            tables: revision::locate(self.source.tables(), revision)?,
             network: self.network.clone(),
             parquet: self.options.parquet.clone(),
             job_memory_bytes: self.options.writer_memory_bytes / self.options.jobs.max(1),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nozzle_core::{BlockRange, RevisionId, TableDef, layout, schema::schema_to_json};
-use nozzle_metadata::{Dataset, MetadataStore, NewLocation, NewRevision, Revision, RevisionState};
+use nozzle_metadata::{Dataset, Location, MetadataStore, NewLocation, NewRevision, Revision, RevisionState};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,6 +40,16 @@ pub struct Writer<'a> {
     pub observer: &'a dyn Observer,
     /// Whether it is to stop.
     pub cancel: &'a CancellationToken,
+}
+
+/// Each table with its location in a revision.
+pub fn locate(tables: &[TableDef], revision: &Revision) -> Result<Vec<(TableDef, Location)>, DumpError> {
+    let location_of = |table: &TableDef| {
+        let location = revision.locations.iter().find(|location| location.table == table.name);
+        let missing = || DumpError::Refused(format!("the stored revision has no table `{}`", table.name));
+        Ok((table.clone(), location.cloned().ok_or_else(missing)?))
+    };
+    tables.iter().map(location_of).collect()
 }
 
 /// Retires a revision that is being built, unless another writer is at it.

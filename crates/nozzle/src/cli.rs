@@ -32,6 +32,8 @@ pub enum Command {
     Server(ServerArgs),
     /// List the live files of a dataset for DuckDB and other readers: paths, or URLs of an object store
     Files(FilesArgs),
+    /// Check what is stored, reading only the files
+    Check(CheckArgs),
     /// List, show or remove datasets
     #[command(subcommand)]
     Dataset(DatasetCommand),
@@ -183,6 +185,34 @@ pub struct FilesArgs {
     /// Only this table
     #[arg(long, env = "FILES_TABLE")]
     pub table: Option<TableName>,
+}
+
+/// `nozzle check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The dataset, or name__x_y_z for a version
+    #[arg(long, env = "CHECK_DATASET")]
+    pub dataset: DatasetRef,
+    /// How much of each block is checked: links, header (its hash), full (also the roots and blooms, from
+    /// its content) or senders (also who signed)
+    #[arg(long, env = "CHECK_VERIFY", value_name = "LEVEL", default_value = "full", value_parser = parse_check_level)]
+    pub verify: Verify,
+    /// The first block to check [default: the first that is stored]
+    #[arg(long, env = "CHECK_START_BLOCK", value_name = "N")]
+    pub start_block: Option<BlockNum>,
+    /// The last block to check [default: the last that is stored]
+    #[arg(long, env = "CHECK_END_BLOCK", value_name = "N")]
+    pub end_block: Option<BlockNum>,
+    /// Extract the files with findings again from the node, and put the new ones in their place
+    #[arg(long, env = "CHECK_REPAIR", value_parser = FalseyValueParser::new())]
+    pub repair: bool,
+}
+
+fn parse_check_level(text: &str) -> Result<Verify, String> {
+    match text.parse() {
+        Ok(Verify::None) => Err("it checks nothing; the levels are links, header, full, senders".into()),
+        level => level,
+    }
 }
 
 /// `nozzle dataset …`.

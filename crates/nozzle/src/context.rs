@@ -4,10 +4,14 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use nozzle_core::DatasetRef;
+use nozzle_dump::ParquetOptions;
 use nozzle_metadata::{Dataset, MetadataConfig, MetadataStore};
 use nozzle_query::{Engine, EngineConfig, Stores, nearest::suggestion};
 
 use crate::{config::Config, stores};
+
+/// What the unfinished row groups of a command hold at most, all of its jobs together.
+pub const WRITER_MEMORY_BYTES: usize = 256 << 20;
 
 /// What commands work on.
 #[derive(Debug)]
@@ -37,6 +41,16 @@ impl Context {
             );
         }
         Self::open(config).await
+    }
+
+    /// How files are written.
+    pub fn parquet_options(&self) -> anyhow::Result<ParquetOptions> {
+        let parquet = &self.config.parquet;
+        Ok(ParquetOptions {
+            compression: parquet.compression.parse().map_err(anyhow::Error::msg)?,
+            bloom_filters: parquet.bloom_filters,
+            max_row_group_bytes: parquet.max_row_group_mb << 20,
+        })
     }
 
     /// The query engine.

@@ -142,7 +142,9 @@ impl State {
     fn event(&self, event: Event) {
         match event {
             Event::Planned { blocks } => self.bar.set_length(self.bar.position() + blocks),
-            Event::Extracted { blocks, rows } => self.extracted(blocks, rows),
+            Event::Extracted { blocks, rows } | Event::Checked { blocks, rows } => {
+                self.extracted(blocks, rows)
+            }
             Event::Committed { .. } => {}
             Event::WaitingForHead { head, end } => {
                 self.waits(&format!("waiting for block {end}; the head is {head}"));

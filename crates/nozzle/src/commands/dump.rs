@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time:
 use anyhow::{Context as _, bail};
 use futures::{StreamExt, stream};
 use nozzle_core::{DatasetRef, manifest::RawManifest};
-use nozzle_dump::{DumpError, DumpOptions, EndBlock, ParquetOptions, RawDump, Summary, job::CutPolicy};
+use nozzle_dump::{DumpError, DumpOptions, EndBlock, RawDump, Summary, job::CutPolicy};
 use nozzle_metadata::{Dataset, DatasetId};
 use nozzle_sources::SourceError;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use crate::{
     cli::{self, DatasetArg, DumpArgs},
     commands::generate_manifest,
     config::Config,
-    context::{Context, holder},
+    context::{Context, WRITER_MEMORY_BYTES, holder},
     definitions::{self, Rejected},
     networks,
     progress::{Progress, say},
@@ -25,9 +25,6 @@ use crate::{
     sources::{self, Endpoint},
     stores,
 };
-
-/// What the unfinished row groups of a dump hold at most, all jobs together.
-const WRITER_MEMORY_BYTES: usize = 256 << 20;
 
 /// Dumps once, or again and again.
 pub async fn run(args: DumpArgs, config: Config) -> anyhow::Result<ExitCode> {
@@ -260,8 +257,7 @@ impl Dump {
     }
 
     fn options(&self, manifest: &RawManifest, fresh: bool) -> anyhow::Result<DumpOptions> {
-        let Config { parquet, writer, chain, poll_interval_secs, .. } = &self.context.config;
-        let compression = parquet.compression.parse().map_err(anyhow::Error::msg)?;
+        let Config { writer, chain, poll_interval_secs, .. } = &self.context.config;
         Ok(DumpOptions {
             end: match self.args.end_block {
                 cli::EndBlock::Number(number) if number < manifest.start_block => bail!(
@@ -282,11 +278,7 @@ impl Dump {
                 partition_bytes: self.args.partition_size_mb << 20,
                 flush_interval: Duration::from_secs_f64(writer.segment_flush_interval_secs),
             },
-            parquet: ParquetOptions {
-                compression,
-                bloom_filters: parquet.bloom_filters,
-                max_row_group_bytes: parquet.max_row_group_mb << 20,
-            },
+            parquet: self.context.parquet_options()?,
             writer_memory_bytes: WRITER_MEMORY_BYTES,
             poll_interval: Duration::from_secs_f64(*poll_interval_secs),
             reorg_depth: chain.reorg_depth,

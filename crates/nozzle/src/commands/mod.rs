@@ -1,5 +1,6 @@
 //! What each command does, one module a command.
 
+mod check;
 mod dataset;
 mod dump;
 mod files;
@@ -24,6 +25,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dump(args) => dump::run(args, config()?).await,
         Command::Query(args) => query::run(args, config()?).await,
         Command::Server(args) => server::run(args, config()?).await,
+        Command::Check(args) => check::run(args, config()?).await,
         Command::Files(args) => files::run(args, config()?).await,
         Command::Dataset(command) => dataset::run(command, config()?).await,
         Command::Migrate => migrate::run(config()?).await,

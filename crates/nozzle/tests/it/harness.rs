@@ -89,7 +89,10 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nozzle"));
         command.current_dir(self.folder.path()).args(args).stdin(Stdio::null());
         for (name, _) in std::env::vars() {
-            if ["NOZZLE_CONFIG", "DUMP_", "GM_", "QUERY_", "RUST_LOG"].iter().any(|p| name.starts_with(p)) {
+            if ["NOZZLE_CONFIG", "DUMP_", "CHECK_", "GM_", "QUERY_", "RUST_LOG"]
+                .iter()
+                .any(|p| name.starts_with(p))
+            {
                 command.env_remove(name);
             }
         }

@@ -5,6 +5,7 @@
 
 mod architecture;
 mod bounded;
+mod check;
 mod commands;
 mod concurrency;
 mod crash;

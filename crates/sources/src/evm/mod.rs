@@ -5,6 +5,8 @@
 //!                                                │
 //!                               full: encode ──► trie, bloom, senders
 //! ```
+//!
+//! `stored` goes the way back, from rows to an answer, to check what was written.
 
 mod blocks;
 mod bloom;
@@ -17,9 +19,12 @@ mod hex;
 mod json;
 mod lists;
 mod logs;
+mod needs;
+mod render;
 mod rlp;
 pub mod rows;
 mod senders;
+pub mod stored;
 pub mod tables;
 mod transactions;
 mod trie;
@@ -30,6 +35,7 @@ mod withdrawals;
 mod tests;
 
 pub(crate) use json::Answer;
+pub use needs::TooFewColumns;
 pub use rows::{Decoded, Decoder, RawBlock};
 pub(crate) use rows::{Problem, check_link, hash_of_answer, id_of_answer, number_of_answer};
 pub use tables::tables;

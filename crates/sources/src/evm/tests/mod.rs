@@ -9,6 +9,7 @@ mod literals;
 mod naive;
 mod real;
 mod sealed;
+mod stored;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},

@@ -1,0 +1,198 @@
+//! `nozzle check`: what is stored is checked as it was before it was written, from the files alone;
+//! with --repair the bad parts are extracted again.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use arrow::{
+    array::{RecordBatch, StringArray, UInt64Array},
+    datatypes::{DataType, Field, Schema},
+    error::ArrowError,
+};
+use futures::stream;
+use indicatif::HumanCount;
+use nozzle_core::{BlockRange, TableDef, manifest::RawManifest};
+use nozzle_dump::{Check, CheckReport, Finding, Repair, RepairEnd, revision, writer::Target};
+use nozzle_metadata::{Dataset, Revision};
+use nozzle_sources::evm::{stored::StoredCheck, tables};
+use url::Url;
+
+use crate::{
+    cli::CheckArgs,
+    config::Config,
+    context::{Context, WRITER_MEMORY_BYTES, holder},
+    definitions, output,
+    progress::{Progress, say},
+    providers, report,
+    shutdown::Shutdown,
+    sources::{self, Endpoint},
+};
+
+/// Checks, and repairs where that is wanted. Fails where something wrong is left.
+pub async fn run(args: CheckArgs, config: Config) -> anyhow::Result<ExitCode> {
+    let range = range_of(&args)?;
+    let shutdown = Shutdown::watch("stopping; once more to stop at once")?;
+    let context = Context::open_existing(config).await?;
+    let checking = Checking::open(args, context, shutdown).await?;
+    let found = checking.check(range).await?;
+    print(&found.findings).await?;
+    if found.stopped {
+        return Ok(checking.shutdown.exit_code());
+    }
+    if found.findings.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !checking.args.repair {
+        say("run it again with --repair to extract these files again from the node");
+        return Ok(ExitCode::FAILURE);
+    }
+    checking.repair(&found.bad_segments).await
+}
+
+fn range_of(args: &CheckArgs) -> anyhow::Result<BlockRange> {
+    let start = args.start_block.unwrap_or(0);
+    let end = args.end_block.unwrap_or(nozzle_core::range::MAX_BLOCK);
+    BlockRange::new(start, end).with_context(|| {
+        format!("there are no blocks from {start} to {end}: give a start that is not above the end")
+    })
+}
+
+/// A dataset that is checked.
+struct Checking {
+    args: CheckArgs,
+    context: Context,
+    shutdown: Shutdown,
+    dataset: Dataset,
+    manifest: RawManifest,
+    revision: Revision,
+    stored: Check,
+}
+
+impl Checking {
+    async fn open(args: CheckArgs, context: Context, shutdown: Shutdown) -> anyhow::Result<Self> {
+        let dataset = context.dataset(&args.dataset).await?;
+        let manifest = definitions::of_dataset(&dataset)?;
+        let snapshot = context.metadata.snapshot().await?;
+        let active = snapshot.datasets.into_iter().find(|(found, _)| found.id == dataset.id);
+        let Some(revision) = active.and_then(|(_, revision)| revision) else {
+            bail!("the dataset `{}` has no data yet: run `nozzle dump --dataset {0}`", dataset.name);
+        };
+        let tables: Vec<TableDef> = manifest.select_tables(&tables::tables()).map_err(anyhow::Error::msg)?;
+        let check = StoredCheck::new(tables.clone(), args.verify)?;
+        let stored = Check {
+            metadata: Arc::clone(&context.metadata),
+            stores: Arc::clone(&context.stores),
+            tables: revision::locate(&tables, &revision)?,
+            check: Arc::new(check),
+        };
+        Ok(Self { args, context, shutdown, dataset, manifest, revision, stored })
+    }
+
+    async fn check(&self, range: BlockRange) -> anyhow::Result<CheckReport> {
+        let name = &self.dataset.name;
+        let progress = Progress::start(name.as_str());
+        let report = self.stored.run(range, &progress, self.shutdown.token()).await;
+        progress.abandon();
+        let report = report.with_context(|| format!("checking `{name}` failed"))?;
+        say(&format!("{name}: {}", summary_text(&report, self.args.verify.as_str())));
+        Ok(report)
+    }
+
+    /// Replaces the segments and checks the new ones.
+    async fn repair(&self, segments: &[BlockRange]) -> anyhow::Result<ExitCode> {
+        let name = &self.dataset.name;
+        let failed = || format!("repairing `{name}` failed");
+        let progress = Progress::start(name.as_str());
+        let end = self.replace(segments, &progress).await;
+        progress.abandon();
+        if end.with_context(failed)? == RepairEnd::Stopped {
+            return Ok(self.shutdown.exit_code());
+        }
+        let mut left = vec![];
+        for range in segments {
+            say(&format!("{name}: replaced blocks {range}"));
+            let again = self.check(*range).await?;
+            if again.stopped {
+                return Ok(self.shutdown.exit_code());
+            }
+            left.extend(again.findings);
+        }
+        print(&left).await?;
+        Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    async fn replace(&self, segments: &[BlockRange], progress: &Progress) -> anyhow::Result<RepairEnd> {
+        let Self { context, manifest, .. } = self;
+        let stop = self.shutdown.token();
+        let folder = context.config.path(&context.config.providers_dir);
+        providers::import(&folder, context.metadata.as_ref()).await?;
+        let endpoints = Endpoint::of_manifest(manifest, context).await?;
+        let source = sources::open(&endpoints, manifest, Some(self.args.verify))?;
+        let target = Target {
+            metadata: Arc::clone(&context.metadata),
+            stores: Arc::clone(&context.stores),
+            tables: self.stored.tables.clone(),
+            network: manifest.network.clone(),
+            parquet: context.parquet_options()?,
+            job_memory_bytes: WRITER_MEMORY_BYTES,
+        };
+        let holder = holder("check --repair");
+        let (target, revision) = (Arc::new(target), self.revision.id);
+        let repair = Repair { stored: &self.stored, source, target, revision, holder: &holder };
+        Ok(repair.run(segments, progress, stop).await?)
+    }
+}
+
+fn summary_text(report: &CheckReport, level: &str) -> String {
+    let seconds = report.elapsed.as_secs_f64();
+    let found = match report.findings.len() {
+        0 => "nothing wrong".to_owned(),
+        1 => "1 finding".to_owned(),
+        count => format!("{} findings", HumanCount(count as u64)),
+    };
+    let stopped = if report.stopped { ", stopped before the end" } else { "" };
+    format!("checked {} blocks at `{level}` in {seconds:.1} s: {found}{stopped}", HumanCount(report.blocks))
+}
+
+/// Prints findings as a table; nothing where there are none.
+async fn print(findings: &[Finding]) -> anyhow::Result<()> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let batch = rows_of(findings)?;
+    let schema = batch.schema();
+    let mut text = vec![];
+    let options = output::Options { table_rows: findings.len(), ..output::Options::default() };
+    let rows = stream::iter([Ok::<_, ArrowError>(batch)]);
+    output::write(output::Format::Table, schema, rows, &mut text, options).await?;
+    report::answer(&String::from_utf8_lossy(&text))
+}
+
+fn rows_of(findings: &[Finding]) -> Result<RecordBatch, ArrowError> {
+    let schema = Schema::new(vec![
+        Field::new("first_block", DataType::UInt64, false),
+        Field::new("last_block", DataType::UInt64, false),
+        Field::new("file", DataType::Utf8, true),
+        Field::new("finding", DataType::Utf8, false),
+    ]);
+    let number = |of: fn(&BlockRange) -> u64| -> UInt64Array {
+        findings.iter().map(|finding| of(&finding.range)).collect::<Vec<_>>().into()
+    };
+    let files = findings.iter().map(|finding| finding.file.as_deref().map(path_of));
+    let whys = findings.iter().map(|finding| &finding.why);
+    RecordBatch::try_new(
+        Arc::new(schema),
+        vec![
+            Arc::new(number(BlockRange::start)),
+            Arc::new(number(BlockRange::end)),
+            Arc::new(files.collect::<StringArray>()),
+            Arc::new(StringArray::from_iter_values(whys)),
+        ],
+    )
+}
+
+/// A file as other programs take it: a plain path on the local disk.
+fn path_of(url: &str) -> String {
+    let path = Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
+    path.map_or_else(|| url.to_owned(), |path| path.display().to_string())
+}

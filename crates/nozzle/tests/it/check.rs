@@ -1,0 +1,139 @@
+//! What is stored can be checked again, and mended.
+
+use std::path::PathBuf;
+
+use crate::harness::{Db, Place, python, synthetic};
+use nozzle_testkit::replay::{Recording, ReplayServer};
+
+const TABLES: [&str; 4] = ["blocks", "transactions", "logs", "withdrawals"];
+
+fn node(seed: u64) -> ReplayServer {
+    synthetic(Recording::small_mainnet_like(60, 8, seed), 0)
+}
+
+/// A dataset of three segments of 20 blocks.
+fn dumped(node: &ReplayServer) -> Place {
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "chain-1337", node.url());
+    for end in ["19", "39", "59"] {
+        place.ok(&["dump", "--dataset", "eth", "-e", end, "--verify", "full"]);
+    }
+    place
+}
+
+/// The rows of all tables, in an order of their own.
+fn rows(place: &Place) -> Vec<String> {
+    let rows = TABLES.iter().flat_map(|table| place.query(&format!("SELECT * FROM eth.{table}")));
+    let mut rows: Vec<String> = rows.map(|row| row.to_string()).collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// The files of a table, in block order.
+async fn files(place: &Place, table: &str) -> Vec<PathBuf> {
+    let stored = place.stored("eth").await;
+    let (_, folder, segments) = stored.tables.iter().find(|(name, ..)| name == table).unwrap();
+    segments.iter().map(|segment| folder.join(&segment.file.as_ref().unwrap().name)).collect()
+}
+
+fn change(place: &Place, file: &std::path::Path, kind: &str) {
+    let database = place.path(".nozzle/metadata.db");
+    let database = if database.exists() { database } else { place.path("metadata.db") };
+    python(include_str!("check.py"), &[database.to_str().unwrap(), file.to_str().unwrap(), kind]);
+}
+
+#[test]
+fn what_a_dump_has_written_has_no_finding_at_any_level() {
+    let node = node(7);
+    let place = dumped(&node);
+    drop(node);
+    for level in ["links", "header", "full", "senders"] {
+        let said = place.ok(&["check", "--dataset", "eth", "--verify", level]);
+        assert_eq!(said.stdout, "");
+        assert!(said.stderr.contains(&format!("eth: checked 60 blocks at `{level}`")), "{}", said.stderr);
+        assert!(said.stderr.contains("nothing wrong"), "{}", said.stderr);
+    }
+    let said = place.ok(&["check", "--dataset", "eth", "--start-block", "5", "--end-block", "24"]);
+    assert!(said.stderr.contains("checked 20 blocks at `full`"), "{}", said.stderr);
+    let said = place.run(&["check", "--dataset", "eth", "--start-block", "5", "--end-block", "4"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("no blocks from 5 to 4"), "{}", said.stderr);
+    assert_eq!(place.run(&["check", "--dataset", "eth", "--verify", "none"]).code, Some(2));
+}
+
+/// Finds what was done to a file of the middle segment, and mends it.
+async fn is_found_and_mended(place: &Place, right: &[String], table: &str, finding: &str) {
+    let before = files(place, table).await;
+    let said = place.run(&["check", "--dataset", "eth"]);
+    assert_eq!(said.code, Some(1), "{table}: {}", said.stderr);
+    assert!(said.stdout.contains(finding) && said.stderr.contains("--repair"), "{table}: {}", said.stdout);
+    // The parts beside it are good.
+    place.ok(&["check", "--dataset", "eth", "--end-block", "19"]);
+    place.ok(&["check", "--dataset", "eth", "--start-block", "40"]);
+    let said = place.run(&["check", "--dataset", "eth", "--repair"]);
+    assert_eq!(said.code, Some(0), "{table}: {}{}", said.stdout, said.stderr);
+    assert!(said.stderr.contains("replaced blocks 20 to 39"), "{}", said.stderr);
+    assert!(rows(place) == right, "the rows of {table} are not those from before");
+    let after = files(place, table).await;
+    assert_eq!((&after[0], &after[2]), (&before[0], &before[2]), "{table}: only the bad file is replaced");
+    assert_ne!(after[1], before[1], "{table}");
+    place.stored("eth").await.assert_sound(0, 59);
+    place.ok(&["check", "--dataset", "eth", "--verify", "senders"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_and_mended() {
+    let node = node(8);
+    let place = dumped(&node);
+    let right = rows(&place);
+    change(&place, &files(&place, "logs").await[1], "a changed value");
+    is_found_and_mended(&place, &right, "logs", "its receipts have the root").await;
+    change(&place, &files(&place, "withdrawals").await[1], "a missing row");
+    is_found_and_mended(&place, &right, "withdrawals", "its withdrawals have the root").await;
+    let file = files(&place, "transactions").await.remove(1);
+    std::fs::remove_file(&file).unwrap();
+    is_found_and_mended(&place, &right, "transactions", file.to_str().unwrap()).await;
+    let file = files(&place, "blocks").await.remove(1);
+    let length = std::fs::metadata(&file).unwrap().len();
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
+    is_found_and_mended(&place, &right, "blocks", file.to_str().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_that_cannot_be_leaves_all_as_it_was() {
+    let first = node(9);
+    let place = dumped(&first);
+    drop(first);
+    let file = files(&place, "logs").await.remove(1);
+    std::fs::remove_file(&file).unwrap();
+    let before = place.stored("eth").await.tables;
+    // The node is away.
+    let said = place.run(&["check", "--dataset", "eth", "--repair"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("repairing `eth` failed"), "{}", said.stderr);
+    assert_eq!(format!("{before:?}"), format!("{:?}", place.stored("eth").await.tables));
+    // Another chain is behind its name.
+    let other = node(10);
+    place.define("eth", "chain-1337", other.url());
+    let said = place.run(&["check", "--dataset", "eth", "--repair"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("run `nozzle dump`"), "{}", said.stderr);
+    assert_eq!(format!("{before:?}"), format!("{:?}", place.stored("eth").await.tables));
+}
+
+#[test]
+fn a_level_that_the_columns_are_too_few_for_is_refused() {
+    let node = node(11);
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "chain-1337", node.url());
+    place.write(
+        "datasets/eth.json",
+        r#"{"name":"eth","kind":"evm-rpc","network":"chain-1337","schema":{"blocks":["hash","parent_hash"]}}"#,
+    );
+    place.ok(&["dump", "--dataset", "eth"]);
+    let said = place.run(&["check", "--dataset", "eth"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("blocks.timestamp"), "{}", said.stderr);
+    assert!(said.stderr.contains("The highest level that works is --verify links"), "{}", said.stderr);
+    place.ok(&["check", "--dataset", "eth", "--verify", "links"]);
+}

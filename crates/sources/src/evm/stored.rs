@@ -1,0 +1,201 @@
+//! The way back: stored rows as the answers they came from, so that what is checked of a block before
+//! its rows are written can be checked again later, from the files alone.
+//!
+//! ```text
+//!  stored rows ──► render (JSON text) ──► Decoder (checks, rows) ──► compared with the stored rows
+//! ```
+//!
+//! The checks see what a hash holds. The comparison sees the rest: what a table says twice, and what
+//! follows from other columns, such as the hash of the block in the table `logs`.
+
+use std::ops::Range;
+
+use arrow::{
+    array::{AsArray, RecordBatch},
+    datatypes::UInt64Type,
+};
+use nozzle_core::{BlockHash, BlockNum, BlockRange, TableDef, manifest::Verify};
+
+use super::{
+    needs::{self, TooFewColumns},
+    render::{Parts, Renderer},
+    rows::{Decoder, RawBlock},
+};
+use crate::{
+    error::SourceError,
+    source::{BlockRows, TableRows},
+};
+
+/// Who has sent what is checked, for the log.
+const ORIGIN: &str = "the stored files";
+
+/// Something wrong with a stored block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadBlock {
+    /// The block.
+    pub block: BlockNum,
+    /// The table that is wrong, as its place among the tables; `None` where no single one is to blame.
+    pub table: Option<usize>,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What was found of some consecutive blocks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The bad blocks, ascending.
+    pub bad: Vec<BadBlock>,
+    /// The parent hash of the first block, where the first block was good.
+    pub first_parent: Option<BlockHash>,
+    /// The hash of the last block, where the last block was good.
+    pub last_hash: Option<BlockHash>,
+}
+
+/// Checks stored rows at one level.
+#[derive(Debug)]
+pub struct StoredCheck {
+    tables: Vec<TableDef>,
+    /// The places of the tables that the decoder has, in its order.
+    decoded: Vec<usize>,
+    decoder: Decoder,
+    renderer: Renderer,
+}
+
+impl StoredCheck {
+    /// A check of these tables; refused where they have fewer columns than the level needs. Below
+    /// `full`, tables that do not say which of their rows belong together are not looked at.
+    pub fn new(tables: Vec<TableDef>, level: Verify) -> Result<Self, TooFewColumns> {
+        needs::check(&tables, level)?;
+        let is_decoded = |index: &usize| needs::takes_part(&tables, &tables[*index]);
+        let decoded: Vec<usize> = (0..tables.len()).filter(is_decoded).collect();
+        let selected: Vec<TableDef> = decoded.iter().map(|index| tables[*index].clone()).collect();
+        let renderer = Renderer::new(&selected);
+        let unknown = |error: SourceError| TooFewColumns { level, missing: error.to_string(), highest: None };
+        let decoder = Decoder::new(ORIGIN, selected, level).map_err(unknown)?;
+        Ok(Self { tables, decoded, decoder, renderer })
+    }
+
+    /// The tables, in the order in which [`Self::check`] takes their rows.
+    pub fn tables(&self) -> &[TableDef] {
+        &self.tables
+    }
+
+    /// Checks the blocks of `range`. `rows` has for each table its rows of these blocks, with the
+    /// table's schema.
+    pub fn check(&self, range: BlockRange, rows: &[RecordBatch]) -> Checked {
+        let mut checked = Checked::default();
+        let rows: Vec<&RecordBatch> = self.decoded.iter().map(|index| &rows[*index]).collect();
+        for (table, batch) in rows.iter().enumerate() {
+            let Some(why) = misplaced(range, batch) else { continue };
+            checked.bad.push(BadBlock { block: range.start(), table: Some(self.decoded[table]), why });
+        }
+        if !checked.bad.is_empty() {
+            return checked;
+        }
+        let mut run: Vec<Stored> = vec![];
+        for number in range.start()..=range.end() {
+            match self.render(number, &rows) {
+                Ok(block) => run.push(block),
+                Err(why) => {
+                    self.check_run(&std::mem::take(&mut run), range, &rows, &mut checked);
+                    checked.bad.push(BadBlock { block: number, table: None, why });
+                }
+            }
+        }
+        self.check_run(&run, range, &rows, &mut checked);
+        checked
+    }
+
+    fn render(&self, number: BlockNum, rows: &[&RecordBatch]) -> Result<Stored, String> {
+        let places: Vec<Range<usize>> = rows.iter().map(|batch| rows_of(batch, number)).collect();
+        let parts = Parts { batches: rows, places: &places };
+        let (block, receipts) = self.renderer.render(number, &parts, self.decoder.needs_receipts())?;
+        Ok(Stored { raw: RawBlock { number, block, receipts }, places })
+    }
+
+    /// Checks blocks that follow one another.
+    fn check_run(&self, run: &[Stored], range: BlockRange, rows: &[&RecordBatch], checked: &mut Checked) {
+        let raw: Vec<RawBlock> = run.iter().map(|stored| stored.raw.clone()).collect();
+        let mut from = 0;
+        while from < run.len() {
+            let decoded = self.decoder.decode(&raw[from..]);
+            let good = decoded.rows.as_ref().map_or(0, |rows| rows.blocks.len());
+            if let Some(decoded) = &decoded.rows {
+                self.compare(&run[from..from + good], decoded, rows, checked);
+                let link = |number| decoded.blocks.iter().find(|link| link.number == number);
+                checked.first_parent = checked.first_parent.or(link(range.start()).map(|b| b.parent_hash));
+                checked.last_hash = link(range.end()).map(|link| link.hash).or(checked.last_hash);
+            }
+            if let Some(error) = decoded.error {
+                let block = run[from + good].raw.number;
+                checked.bad.push(BadBlock { block, table: None, why: why(error) });
+            }
+            from += good + 1;
+        }
+    }
+
+    /// Compares the rows that the checks have passed with those that are stored.
+    fn compare(&self, run: &[Stored], decoded: &BlockRows, rows: &[&RecordBatch], checked: &mut Checked) {
+        let first_bad = checked.bad.len();
+        for (index, TableRows { batch, ends }) in decoded.tables.iter().enumerate() {
+            let table = self.decoded[index];
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
+            let stored = &rows[index];
+            let start = first.places[index].start;
+            let stored = stored.slice(start, last.places[index].end - start);
+            for (column, (ours, theirs)) in stored.columns().iter().zip(batch.columns()).enumerate() {
+                if ours == theirs {
+                    continue;
+                }
+                let name = stored.schema_ref().field(column).name().clone();
+                let mut from = 0;
+                for (stored, end) in run.iter().zip(ends) {
+                    let count = end - from;
+                    if ours.slice(from, count) != theirs.slice(from, count) {
+                        let why = format!("`{name}` is not what follows from the other columns");
+                        checked.bad.push(BadBlock { block: stored.raw.number, table: Some(table), why });
+                    }
+                    from = *end;
+                }
+            }
+        }
+        checked.bad[first_bad..].sort_by_key(|bad| bad.block);
+    }
+}
+
+/// A stored block as a node would send it.
+struct Stored {
+    raw: RawBlock,
+    /// Its rows in each table.
+    places: Vec<Range<usize>>,
+}
+
+fn block_numbers(batch: &RecordBatch) -> &[u64] {
+    batch.column(0).as_primitive::<UInt64Type>().values()
+}
+
+/// What is wrong with the order of rows that should be those of `range`.
+fn misplaced(range: BlockRange, batch: &RecordBatch) -> Option<String> {
+    let numbers = block_numbers(batch);
+    if !numbers.is_sorted() {
+        return Some("the rows are not in the order of their blocks".into());
+    }
+    let ends = [numbers.first()?, numbers.last()?];
+    ends.into_iter().find(|end| !range.contains(**end)).map(|end| format!("it has rows of the block {end}"))
+}
+
+fn rows_of(batch: &RecordBatch, number: BlockNum) -> Range<usize> {
+    let numbers = block_numbers(batch);
+    let start = numbers.partition_point(|found| *found < number);
+    start..start + numbers[start..].partition_point(|found| *found == number)
+}
+
+/// What is wrong, without naming a provider.
+fn why(error: SourceError) -> String {
+    match error {
+        SourceError::Malformed { why, .. } => why,
+        SourceError::Unavailable { source, .. } => source.to_string(),
+        SourceError::Missing { what, .. } => format!("it does not have {what}"),
+        error => error.to_string(),
+    }
+}
