@@ -16,12 +16,11 @@ use nozzle_metadata::Provider;
 use nozzle_sources::{
     BlockRows, BlockSource, Head, SharedSource, SourceError,
     evm::tables,
-    evm_rpc::{EvmRpc, EvmRpcConfig},
+    evm_rpc::{self, EvmRpc, EvmRpcConfig},
     failover::{Failover, FailoverPolicy},
     retry::{Retry, RetryPolicy},
 };
 use tokio::sync::OnceCell;
-use url::Url;
 
 use crate::{
     context::Context,
@@ -63,9 +62,9 @@ impl Endpoint {
 
     fn config(&self) -> anyhow::Result<EvmRpcConfig> {
         // The URL may hold a secret, so a bad one is not repeated.
-        let url = Url::parse(&self.keys.url).with_context(|| {
+        let url = evm_rpc::parse_url(&self.keys.url).with_context(|| {
             format!(
-                "the URL of the provider `{}` is not valid; it should look like http://localhost:8545",
+                "the URL of the provider `{}` is not valid; it should look like http://localhost:8545, ws://localhost:8546 or /path/to/geth.ipc",
                 self.name
             )
         })?;

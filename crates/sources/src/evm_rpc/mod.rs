@@ -9,6 +9,7 @@
 mod client;
 mod fetch;
 mod stream;
+mod transport;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +34,8 @@ mod tests;
 pub struct EvmRpcConfig {
     /// The provider's name, for messages.
     pub provider: String,
-    /// The address, http or https; what it holds beyond the host is taken for a secret.
+    /// The address: http, https, ws, wss, or ipc and the path of a socket. What it holds beyond a host is
+    /// taken for a secret.
     pub url: Url,
     /// The most requests at a time, over all streams; at least one.
     pub concurrent_request_limit: usize,
@@ -57,6 +59,12 @@ impl EvmRpcConfig {
             auth_header: None,
         }
     }
+}
+
+/// An address as a provider has it: a URL, or the absolute path of a socket of this machine. `None`
+/// where it is neither.
+pub fn parse_url(text: &str) -> Option<Url> {
+    if text.starts_with('/') { Url::from_file_path(text).ok() } else { Url::parse(text).ok() }
 }
 
 impl std::fmt::Debug for EvmRpcConfig {
