@@ -72,6 +72,7 @@ impl Endpoint {
             provider: self.name.clone(),
             url,
             concurrent_request_limit: usize::from(self.keys.concurrent_request_limit),
+            batch_size: usize::from(self.keys.rpc_batch_size),
             timeout: self.keys.timeout(),
             auth_token: self.keys.auth_token.clone(),
             auth_header: self.keys.auth_header.clone(),

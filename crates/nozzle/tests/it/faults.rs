@@ -32,9 +32,6 @@ const RUNS_WITH_FAULTS: usize = 3;
 /// The provider's name.
 const PROVIDER: &str = "fickle";
 
-/// As soon as the program sends batches, half of the schedules do.
-const HAS_BATCHES: bool = false;
-
 /// As soon as the error of a request names the block that it was for, and those of blocks of another
 /// chain the provider, all errors must.
 const NAMES_ALL: bool = false;
@@ -97,7 +94,7 @@ impl Day {
         let kind = if index % 5 == 4 { Kind::Lasting } else { Kind::Passing };
         // Level `full` sees what no other does.
         let is_full = index % 4 < 2;
-        let has_batches = HAS_BATCHES && index % 8 < 4;
+        let has_batches = index % 8 < 4;
         let mut rates = match kind {
             Kind::Passing => passing(is_full, has_batches),
             Kind::Lasting => lasting(index / 5),

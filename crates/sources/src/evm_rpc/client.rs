@@ -3,14 +3,19 @@
 //! An address may hold a key in its path, its query or before its host. So nothing of it but the
 //! host is ever shown, and what a node says is cleaned of it before it is passed on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
+use nozzle_core::BlockNum;
 use reqwest::StatusCode;
 use serde::de::IgnoredAny;
 
 use super::{
     EvmRpcConfig,
+    batch::{BatchLimit, Call},
     transport::{self, Failure, Request, Response, Transport},
 };
 use crate::{error::SourceError, evm::Answer};
@@ -32,8 +37,16 @@ pub(crate) struct Reply {
     pub is_null: bool,
 }
 
-/// Why a call failed.
+/// The body of a response that is not an error of HTTP.
 #[derive(Debug)]
+pub(crate) struct ResponseBody {
+    pub body: Bytes,
+    /// The ids of the calls that it answers.
+    pub ids: Range<u64>,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone)]
 pub(crate) enum CallError {
     /// The node answered with an error object.
     Rpc {
@@ -42,8 +55,12 @@ pub(crate) enum CallError {
         /// The node's words, without secrets.
         message: String,
     },
-    /// There is no answer, or none that is JSON-RPC.
-    Source(SourceError),
+    /// The answer may be had later.
+    Unavailable(String),
+    /// Asking again does not help.
+    Refused(String),
+    /// The node does not take a request like this one.
+    Unfit(String),
 }
 
 /// A node that can be called.
@@ -54,6 +71,9 @@ pub(crate) struct Client {
     secrets: Vec<String>,
     transport: Transport,
     next_id: AtomicU64,
+    batch_limit: BatchLimit,
+    /// Whether it was said that batches are refused.
+    has_said_refused: AtomicBool,
 }
 
 impl std::fmt::Debug for Client {
@@ -73,6 +93,8 @@ impl Client {
             provider: config.provider,
             transport,
             next_id: AtomicU64::new(1),
+            batch_limit: BatchLimit::new(config.batch_size),
+            has_said_refused: AtomicBool::new(false),
         })
     }
 
@@ -81,30 +103,70 @@ impl Client {
         &self.provider
     }
 
+    /// How many calls a request may have.
+    pub fn batch_limit(&self) -> &BatchLimit {
+        &self.batch_limit
+    }
+
+    /// Whether it is now to be said, for the first time, that the node refuses batches.
+    pub fn says_batches_are_refused(&self) -> bool {
+        !self.has_said_refused.swap(true, Ordering::Relaxed)
+    }
+
     /// Calls a method; `params` is a JSON array.
     pub async fn call(&self, method: &str, params: &str) -> Result<Reply, CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
-        let Response { status, body } = self.send(Request { body, ids: id..id + 1 }).await?;
-        if status.is_success() { self.reply(body) } else { Err(self.bad_status(status, &body)) }
+        let request = Request { body: call_text(id, method, params), ids: id..id + 1 };
+        self.reply(self.send(request).await?.body)
     }
 
-    async fn send(&self, request: Request) -> Result<Response, CallError> {
-        self.transport.send(request).await.map_err(|failure| {
-            CallError::Source(match failure {
-                Failure::Unavailable(why) => self.unavailable(self.clean(&why)),
-                Failure::Refused(why) => self.refused(self.clean(&why)),
-            })
-        })
+    /// Sends several calls in one request.
+    pub async fn send_calls(&self, calls: &[&Call]) -> Result<ResponseBody, CallError> {
+        let count = calls.len() as u64;
+        let first = self.next_id.fetch_add(count, Ordering::Relaxed);
+        let ids = first..first + count;
+        let texts: Vec<_> =
+            ids.clone().zip(calls).map(|(id, call)| call_text(id, call.method, &call.params)).collect();
+        self.send(Request { body: format!("[{}]", texts.join(",")), ids }).await
     }
 
-    /// What an error object means to the caller.
-    pub fn rpc_error(&self, method: &str, code: i64, message: &str) -> SourceError {
-        if code == METHOD_NOT_FOUND {
-            self.refused(format!("it does not have the method `{method}`: {message}"))
-        } else {
-            self.unavailable(format!("`{method}` failed: {message} ({code})"))
+    async fn send(&self, request: Request) -> Result<ResponseBody, CallError> {
+        let ids = request.ids.clone();
+        match self.transport.send(request).await {
+            Ok(Response { status, body }) if status.is_success() => Ok(ResponseBody { body, ids }),
+            Ok(Response { status, body }) => Err(self.bad_status(status, &body)),
+            Err(Failure::Unavailable(why)) => Err(CallError::Unavailable(self.clean(&why))),
+            Err(Failure::Refused(why)) => Err(CallError::Refused(self.clean(&why))),
         }
+    }
+
+    /// What a failed call means to whoever asked for blocks.
+    pub fn source_error(&self, method: &str, error: CallError) -> SourceError {
+        match error {
+            CallError::Rpc { code: METHOD_NOT_FOUND, message } => {
+                self.refused(format!("it does not have the method `{method}`: {message}"))
+            }
+            CallError::Rpc { code, message } => {
+                self.unavailable(format!("`{method}` failed: {message} ({code})"))
+            }
+            CallError::Unavailable(why) => self.unavailable(why),
+            CallError::Refused(why) | CallError::Unfit(why) => self.refused(why),
+        }
+    }
+
+    /// The answer to a question about a block; null means that it is missing.
+    pub fn present(
+        &self,
+        block: BlockNum,
+        method: &str,
+        what: &'static str,
+        answer: Result<Reply, CallError>,
+    ) -> Result<Bytes, SourceError> {
+        let reply = answer.map_err(|error| self.source_error(method, error))?;
+        if reply.is_null {
+            return Err(SourceError::Missing { provider: self.provider.clone(), block, what });
+        }
+        Ok(reply.body)
     }
 
     /// The answer may be had later.
@@ -116,11 +178,10 @@ impl Client {
         SourceError::Refused { provider: self.provider.clone(), why }
     }
 
-    fn reply(&self, body: Bytes) -> Result<Reply, CallError> {
+    /// Looks at an answer: whether it is one, and not an error.
+    pub fn reply(&self, body: Bytes) -> Result<Reply, CallError> {
         if !looks_like_json(&body) {
-            return Err(CallError::Source(
-                self.refused(format!("it does not answer with JSON; {CHECK_URL}")),
-            ));
+            return Err(CallError::Refused(format!("it does not answer with JSON; {CHECK_URL}")));
         }
         if body.len() > SMALL_BYTES {
             return Ok(Reply { body, is_null: false });
@@ -128,13 +189,9 @@ impl Client {
         let answer: Answer<'_, IgnoredAny> = match sonic_rs::from_slice(&body) {
             Ok(answer) => answer,
             Err(error) if error.is_unmatched_type() => {
-                let why = format!("it does not answer as JSON-RPC does; {CHECK_URL}");
-                return Err(CallError::Source(self.refused(why)));
+                return Err(CallError::Refused(format!("it does not answer as JSON-RPC does; {CHECK_URL}")));
             }
-            Err(_) => {
-                let why = "the answer is not JSON to its end".to_owned();
-                return Err(CallError::Source(self.unavailable(why)));
-            }
+            Err(_) => return Err(CallError::Unavailable("the answer is not JSON to its end".into())),
         };
         if let Some(error) = answer.error {
             return Err(CallError::Rpc { code: error.code, message: self.clean(&error.message) });
@@ -147,22 +204,19 @@ impl Client {
         let said = sonic_rs::from_slice::<Answer<'_, IgnoredAny>>(body).ok().and_then(|answer| answer.error);
         let words =
             said.as_ref().map(|error| format!(": {}", self.clean(&error.message))).unwrap_or_default();
-        let error = match status.as_u16() {
-            401 | 403 => self.refused(format!(
+        match status.as_u16() {
+            401 | 403 => CallError::Refused(format!(
                 "it answers HTTP {status}{words}; check `auth_token`, `auth_header` and the key in `url`"
             )),
-            408 | 425 | 429 | 500.. => self.unavailable(format!("it answers HTTP {status}{words}")),
-            300..=399 => {
-                self.refused(format!("it answers HTTP {status}, a redirection; set `url` to where it leads"))
-            }
+            408 | 425 | 429 | 500.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
+            300..=399 => CallError::Refused(format!(
+                "it answers HTTP {status}, a redirection; set `url` to where it leads"
+            )),
             _ => match said {
-                Some(error) => {
-                    return CallError::Rpc { code: error.code, message: self.clean(&error.message) };
-                }
-                None => self.refused(format!("it answers HTTP {status}; {CHECK_URL}")),
+                Some(error) => CallError::Rpc { code: error.code, message: self.clean(&error.message) },
+                None => CallError::Unfit(format!("it answers HTTP {status}; {CHECK_URL}")),
             },
-        };
-        CallError::Source(error)
+        }
     }
 
     /// The words of a node, cut short, on one line and without the secrets that it may repeat.
@@ -173,6 +227,10 @@ impl Client {
         }
         words.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
+}
+
+fn call_text(id: u64, method: &str, params: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
 }
 
 /// What a node's words must be cleaned of, longest first.

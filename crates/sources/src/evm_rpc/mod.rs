@@ -1,13 +1,15 @@
 //! An EVM chain over the JSON-RPC of an execution client.
 //!
 //! ```text
-//!  numbers ─► fetch (a task a block: block, then its receipts by hash) ─► ready blocks, in order
+//!  numbers ─► fetch (a task a block or batch: blocks, then receipts by hash) ─► ready blocks, in order
 //!                                                                              │
 //!  BlockRows ◄─ links checked ◄─ decode (groups, on threads of their own) ◄────┘
 //! ```
 
+mod batch;
 mod client;
 mod fetch;
+mod receipts;
 mod stream;
 mod transport;
 
@@ -39,6 +41,8 @@ pub struct EvmRpcConfig {
     pub url: Url,
     /// The most requests at a time, over all streams; at least one.
     pub concurrent_request_limit: usize,
+    /// The most calls of a request; none or one: no batches.
+    pub batch_size: usize,
     /// How long one request may take.
     pub timeout: Duration,
     /// A secret that is sent with every request.
@@ -48,12 +52,13 @@ pub struct EvmRpcConfig {
 }
 
 impl EvmRpcConfig {
-    /// The defaults: 64 requests at a time, 30 seconds each, no token.
+    /// The defaults: 64 requests at a time, 30 seconds each, no batches, no token.
     pub fn new(provider: &str, url: Url) -> Self {
         Self {
             provider: provider.to_owned(),
             url,
             concurrent_request_limit: 64,
+            batch_size: 0,
             timeout: Duration::from_secs(30),
             auth_token: None,
             auth_header: None,
@@ -73,6 +78,7 @@ impl std::fmt::Debug for EvmRpcConfig {
             .field("provider", &self.provider)
             .field("host", &self.url.host_str())
             .field("concurrent_request_limit", &self.concurrent_request_limit)
+            .field("batch_size", &self.batch_size)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }

@@ -1,6 +1,7 @@
 //! The source against a small HTTP server whose answers each test writes.
 #![allow(clippy::unwrap_used)]
 
+mod batches;
 mod sockets;
 
 use std::{
@@ -38,16 +39,29 @@ impl Node {
         Fut: Future<Output = Answer> + Send + 'static,
     {
         let answers: Answers = Arc::new(move |method, params| answer(method, params).boxed());
-        let app = Router::new().fallback(post(call)).with_state(answers);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        tokio::spawn(axum::serve(listener, app).into_future());
-        Self { url }
+        Self::serve(Router::new().fallback(post(call)).with_state(answers)).await
     }
 
     /// A node whose answers are there at once.
     async fn simple(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(move |method, params| std::future::ready(answer(&method, &params))).await
+    }
+
+    /// Answers whole requests, as they are.
+    async fn raw(answer: impl Fn(Value) -> Answer + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
+        let respond = move |body: Bytes| {
+            let answer = answer.clone();
+            async move { answer(serde_json::from_slice(&body).unwrap()) }
+        };
+        Self::serve(Router::new().fallback(post(respond))).await
+    }
+
+    async fn serve(app: Router) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(axum::serve(listener, app).into_future());
+        Self { url }
     }
 
     fn source(&self) -> EvmRpc {

@@ -215,9 +215,12 @@ impl Waiting {
                 let below = state.requests.range(..=id).next_back();
                 below.filter(|(_, (end, _))| id < *end).map(|(first, _)| *first)
             }
-            // An error without an id is that of a request that the node could not read, such as a
-            // batch. It answers in the order of what it reads where it does not read calls.
-            Addressee::ErrorToSomebody => state.requests.keys().next().copied(),
+            // An error without an id is that of a request whose calls the node has not read: rather
+            // a batch than a single call, and rather the oldest. A wrong guess costs a question more.
+            Addressee::ErrorToSomebody => {
+                let batch = state.requests.iter().find(|(first, (end, _))| end - *first > 1);
+                batch.or_else(|| state.requests.iter().next()).map(|(first, _)| *first)
+            }
             Addressee::Nobody => None,
         };
         if let Some((_, answer)) = first.and_then(|first| state.requests.remove(&first)) {

@@ -1,0 +1,225 @@
+//! Several calls in one request: the answers are told apart by their ids, and nothing else.
+
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use sonic_rs::JsonValueTrait;
+
+use super::client::{CallError, Client, Reply, ResponseBody};
+
+/// The error of an answer that a node leaves out of a batch, because the whole would be too large.
+const RESPONSE_TOO_LARGE: i64 = -32003;
+
+/// A call that has not been made.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// The method.
+    pub method: &'static str,
+    /// A JSON array.
+    pub params: String,
+}
+
+/// How many calls a request may have, as far as the node has shown.
+#[derive(Debug)]
+pub(crate) struct BatchLimit(AtomicUsize);
+
+impl BatchLimit {
+    /// At most `most` calls; none and one both mean that there are no batches.
+    pub fn new(most: usize) -> Self {
+        Self(AtomicUsize::new(most.max(1)))
+    }
+
+    /// The most calls of a request.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a batch of `refused` calls was too large; whether that is news.
+    fn lower(&self, refused: usize) -> bool {
+        let half = (refused / 2).max(1);
+        self.0.fetch_min(half, Ordering::Relaxed) > half
+    }
+}
+
+/// What is wrong with the answer to a call of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unpaired {
+    Missing,
+    Repeated,
+}
+
+impl From<Unpaired> for CallError {
+    fn from(unpaired: Unpaired) -> Self {
+        Self::Unavailable(match unpaired {
+            Unpaired::Missing => "the answers of the batch have none with its id".into(),
+            Unpaired::Repeated => "the answers of the batch have several with its id".into(),
+        })
+    }
+}
+
+/// What has become of a batch.
+#[derive(Debug)]
+enum Sorted {
+    /// For each call its answer, or what is wrong with that.
+    Answers(Vec<Result<Bytes, Unpaired>>),
+    /// One answer instead of as many as there are calls.
+    Other(Bytes),
+    /// It cannot be read to its end.
+    Cut,
+}
+
+/// Cuts a batch's answers out of its body, and gives each call the one with its id.
+fn sort_out(body: &Bytes, ids: Range<u64>) -> Sorted {
+    if body.trim_ascii_start().first() != Some(&b'[') {
+        return Sorted::Other(body.clone());
+    }
+    let mut slots: Vec<_> = ids.clone().map(|_| Err(Unpaired::Missing)).collect();
+    let (mut count, mut last) = (0, None);
+    for element in sonic_rs::to_array_iter(&body[..]) {
+        let Ok(element) = element else { return Sorted::Cut };
+        let answer = body.slice_ref(element.as_raw_str().as_bytes());
+        let id = sonic_rs::get(&answer[..], ["id"]).ok().and_then(|id| id.as_u64());
+        let place = id.filter(|id| ids.contains(id)).map(|id| (id - ids.start) as usize);
+        if let Some(slot) = place.and_then(|place| slots.get_mut(place)) {
+            *slot = match slot {
+                Err(Unpaired::Missing) => Ok(answer.clone()),
+                _ => Err(Unpaired::Repeated),
+            };
+        }
+        count += 1;
+        last = Some(answer);
+    }
+    match last {
+        // Nodes that refuse a batch also say so in an array of one error.
+        Some(only) if count == 1 && slots.len() > 1 => Sorted::Other(only),
+        _ => Sorted::Answers(slots),
+    }
+}
+
+impl Client {
+    /// Calls methods, in as many requests as the node wants; the answers are in the order of the
+    /// calls.
+    pub async fn call_all(&self, calls: &[Call]) -> Vec<Result<Reply, CallError>> {
+        let size = self.batch_limit().get();
+        let mut answers: Vec<_> = calls.iter().map(|_| None).collect();
+        let places: Vec<usize> = (0..calls.len()).collect();
+        let mut parts: VecDeque<Vec<usize>> = places.chunks(size).map(<[usize]>::to_vec).collect();
+        while let Some(part) = parts.pop_front() {
+            let wanted: Vec<&Call> = part.iter().map(|place| &calls[*place]).collect();
+            let mut again = vec![];
+            for (place, answer) in part.iter().zip(self.call_part(&wanted).await) {
+                match answer {
+                    Some(answer) => answers[*place] = Some(answer),
+                    None => again.push(*place),
+                }
+            }
+            if !again.is_empty() {
+                self.lower_batch_limit(part.len());
+                parts.extend(again.chunks((part.len() / 2).max(1)).map(<[usize]>::to_vec));
+            }
+        }
+        let lost = || Err(CallError::Unavailable("the call was not made".into()));
+        answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
+    }
+
+    fn lower_batch_limit(&self, refused: usize) {
+        let before = self.batch_limit().get();
+        if self.batch_limit().lower(refused) && before >= refused && self.says_batches_are_refused() {
+            let provider = self.provider();
+            tracing::warn!(
+                provider,
+                "the node refuses a batch of {refused} calls; it is asked in smaller ones"
+            );
+        }
+    }
+
+    /// The answers of one request; `None` for those that are to be asked for in smaller ones.
+    async fn call_part(&self, calls: &[&Call]) -> Vec<Option<Result<Reply, CallError>>> {
+        if let [call] = calls {
+            return vec![Some(self.call(call.method, &call.params).await)];
+        }
+        let all = |error: CallError| calls.iter().map(|_| Some(Err(error.clone()))).collect();
+        let ResponseBody { body, ids } = match self.send_calls(calls).await {
+            Ok(answer) => answer,
+            Err(CallError::Unfit(_) | CallError::Rpc { .. }) => return calls.iter().map(|_| None).collect(),
+            Err(error) => return all(error),
+        };
+        match sort_out(&body, ids) {
+            Sorted::Answers(answers) => answers.into_iter().map(|answer| self.of_batch(answer)).collect(),
+            Sorted::Other(body) => match self.reply(body) {
+                Err(CallError::Rpc { .. }) => calls.iter().map(|_| None).collect(),
+                Err(error) => all(error),
+                Ok(_) => all(CallError::Unavailable("a batch has only one answer".into())),
+            },
+            Sorted::Cut => all(CallError::Unavailable("the answer is not JSON to its end".into())),
+        }
+    }
+
+    fn of_batch(&self, answer: Result<Bytes, Unpaired>) -> Option<Result<Reply, CallError>> {
+        match answer.map_err(CallError::from).and_then(|body| self.reply(body)) {
+            Err(CallError::Rpc { code: RESPONSE_TOO_LARGE, .. }) => None,
+            answer => Some(answer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a body gives to the calls 5, 6 and 7.
+    fn sorted(body: &str) -> Vec<String> {
+        match sort_out(&Bytes::copy_from_slice(body.as_bytes()), 5..8) {
+            Sorted::Answers(answers) => answers
+                .into_iter()
+                .map(|answer| match answer {
+                    Ok(bytes) => String::from_utf8(bytes.to_vec()).expect("text"),
+                    Err(why) => format!("{why:?}"),
+                })
+                .collect(),
+            Sorted::Other(_) => vec!["other".into()],
+            Sorted::Cut => vec!["cut".into()],
+        }
+    }
+
+    #[test]
+    fn answers_go_to_the_calls_with_their_ids() {
+        let [a, b, c] = [5, 6, 7].map(|id| format!(r#"{{"result":{{"id":9}},"id":{id}}}"#));
+        let answers = [a.clone(), b.clone(), c.clone()].to_vec();
+        assert_eq!(sorted(&format!("[{a},{b},{c}]")), answers);
+        assert_eq!(sorted(&format!(" [ {c} ,{a},\n{b} ] ")), answers);
+        let foreign = r#"{"id":8,"result":1}"#;
+        let nameless = r#"{"id":null,"result":1}"#;
+        let text = r#"{"id":"6","result":1}"#;
+        for odd in [foreign, nameless, text] {
+            assert_eq!(sorted(&format!("[{odd},{c},{a}]")), [a.as_str(), "Missing", &c]);
+        }
+        assert_eq!(sorted(&format!("[{a},{b},{b},{c}]")), [a.as_str(), "Repeated", &c]);
+        assert_eq!(sorted(&format!("[{a},{a},{c}]")), ["Repeated", "Missing", &c]);
+        assert_eq!(sorted("[]"), ["Missing", "Missing", "Missing"]);
+    }
+
+    #[test]
+    fn what_is_no_batch_is_told_apart() {
+        assert_eq!(sorted(r#"{"error":{"code":-32600,"message":"batch too large"}}"#), ["other"]);
+        assert_eq!(sorted(r#"[{"id":5,"error":{"code":-32600,"message":"batch too large"}}]"#), ["other"]);
+        for cut in [r#"[{"id":5,"result":1},{"id":6"#, r#"[{"id":5,"result":1}"#, "["] {
+            assert_eq!(sorted(cut), ["cut"], "{cut}");
+        }
+    }
+
+    #[test]
+    fn the_limit_only_falls() {
+        let limit = BatchLimit::new(100);
+        assert!(limit.lower(100));
+        assert_eq!(limit.get(), 50);
+        assert!(!limit.lower(100) && limit.lower(3));
+        assert_eq!(limit.get(), 1);
+        assert!(!limit.lower(1));
+        assert_eq!((BatchLimit::new(0).get(), BatchLimit::new(1).get()), (1, 1));
+    }
+}
