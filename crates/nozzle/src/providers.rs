@@ -29,6 +29,8 @@ pub struct EvmRpcProvider {
     pub concurrent_request_limit: u16,
     /// Calls of a JSON-RPC batch at most; 0: no batches.
     pub rpc_batch_size: u16,
+    /// Whether receipts are asked for transaction by transaction, also where a block's can be had.
+    pub fetch_receipts_per_tx: bool,
     /// A token for the `Authorization` header, or for `auth_header`.
     pub auth_token: Option<String>,
     /// The header that carries the token instead.
@@ -43,6 +45,7 @@ impl Default for EvmRpcProvider {
             url: String::new(),
             concurrent_request_limit: 64,
             rpc_batch_size: 0,
+            fetch_receipts_per_tx: false,
             auth_token: None,
             auth_header: None,
             timeout_secs: 30.0,
@@ -53,8 +56,15 @@ impl Default for EvmRpcProvider {
 /// More calls make no request cheaper, and every node refuses them.
 const MAX_BATCH_SIZE: u16 = 1000;
 
-const EVM_RPC_KEYS: [&str; 6] =
-    ["url", "concurrent_request_limit", "rpc_batch_size", "auth_token", "auth_header", "timeout_secs"];
+const EVM_RPC_KEYS: [&str; 7] = [
+    "url",
+    "concurrent_request_limit",
+    "rpc_batch_size",
+    "fetch_receipts_per_tx",
+    "auth_token",
+    "auth_header",
+    "timeout_secs",
+];
 
 impl EvmRpcProvider {
     /// How long one request may take.

@@ -1,12 +1,12 @@
 //! Several calls in one request: the answers are told apart by their ids, and nothing else.
 
 use std::{
-    collections::VecDeque,
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use sonic_rs::JsonValueTrait;
 
 use super::client::{CallError, Client, Reply, ResponseBody};
@@ -100,26 +100,33 @@ fn sort_out(body: &Bytes, ids: Range<u64>) -> Sorted {
     }
 }
 
+/// An answer; `None` where it is to be asked for with fewer others.
+type PartAnswer = Option<Result<Reply, CallError>>;
+
 impl Client {
     /// Calls methods, in as many requests as the node wants; the answers are in the order of the
-    /// calls.
+    /// calls. The caller has one turn; where there are free ones, requests go side by side.
     pub async fn call_all(&self, calls: &[Call]) -> Vec<Result<Reply, CallError>> {
         let size = self.batch_limit().get();
         let mut answers: Vec<_> = calls.iter().map(|_| None).collect();
         let places: Vec<usize> = (0..calls.len()).collect();
-        let mut parts: VecDeque<Vec<usize>> = places.chunks(size).map(<[usize]>::to_vec).collect();
-        while let Some(part) = parts.pop_front() {
-            let wanted: Vec<&Call> = part.iter().map(|place| &calls[*place]).collect();
-            let mut again = vec![];
-            for (place, answer) in part.iter().zip(self.call_part(&wanted).await) {
-                match answer {
-                    Some(answer) => answers[*place] = Some(answer),
-                    None => again.push(*place),
+        let mut parts: Vec<Vec<usize>> = places.chunks(size).map(<[usize]>::to_vec).collect();
+        while !parts.is_empty() {
+            let further = self.further_turns(parts.len() - 1);
+            let asking: Vec<_> = parts.drain(..).map(|part| self.call_part(calls, part)).collect();
+            let mut asking = stream::iter(asking).buffer_unordered(1 + further.len());
+            while let Some((part, part_answers)) = asking.next().await {
+                let mut again = vec![];
+                for (place, answer) in part.iter().zip(part_answers) {
+                    match answer {
+                        Some(answer) => answers[*place] = Some(answer),
+                        None => again.push(*place),
+                    }
                 }
-            }
-            if !again.is_empty() {
-                self.lower_batch_limit(part.len());
-                parts.extend(again.chunks((part.len() / 2).max(1)).map(<[usize]>::to_vec));
+                if !again.is_empty() {
+                    self.lower_batch_limit(part.len());
+                    parts.extend(again.chunks((part.len() / 2).max(1)).map(<[usize]>::to_vec));
+                }
             }
         }
         let lost = || Err(CallError::Unavailable("the call was not made".into()));
@@ -137,15 +144,23 @@ impl Client {
         }
     }
 
-    /// The answers of one request; `None` for those that are to be asked for in smaller ones.
-    async fn call_part(&self, calls: &[&Call]) -> Vec<Option<Result<Reply, CallError>>> {
+    /// The answers of one request to the calls at some places, with these.
+    async fn call_part(&self, calls: &[Call], part: Vec<usize>) -> (Vec<usize>, Vec<PartAnswer>) {
+        let calls: Vec<&Call> = part.iter().map(|place| &calls[*place]).collect();
+        let answers = self.call_together(&calls).await;
+        (part, answers)
+    }
+
+    async fn call_together(&self, calls: &[&Call]) -> Vec<PartAnswer> {
         if let [call] = calls {
             return vec![Some(self.call(call.method, &call.params).await)];
         }
         let all = |error: CallError| calls.iter().map(|_| Some(Err(error.clone()))).collect();
         let ResponseBody { body, ids } = match self.send_calls(calls).await {
             Ok(answer) => answer,
-            Err(CallError::Unfit(_) | CallError::Rpc { .. }) => return calls.iter().map(|_| None).collect(),
+            Err(CallError::Unfit { .. } | CallError::Rpc { .. }) => {
+                return calls.iter().map(|_| None).collect();
+            }
             Err(error) => return all(error),
         };
         match sort_out(&body, ids) {
@@ -159,7 +174,7 @@ impl Client {
         }
     }
 
-    fn of_batch(&self, answer: Result<Bytes, Unpaired>) -> Option<Result<Reply, CallError>> {
+    fn of_batch(&self, answer: Result<Bytes, Unpaired>) -> PartAnswer {
         match answer.map_err(CallError::from).and_then(|body| self.reply(body)) {
             Err(CallError::Rpc { code: RESPONSE_TOO_LARGE, .. }) => None,
             answer => Some(answer),

@@ -5,13 +5,17 @@
 
 use std::{
     ops::Range,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use nozzle_core::BlockNum;
 use reqwest::StatusCode;
 use serde::de::IgnoredAny;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     EvmRpcConfig,
@@ -26,6 +30,9 @@ const SMALL_BYTES: usize = 16 << 10;
 const MAX_MESSAGE_CHARS: usize = 300;
 
 const METHOD_NOT_FOUND: i64 = -32601;
+/// What nodes say of a method that they do not have, beside naming it.
+const NO_METHOD: [&str; 6] =
+    ["not found", "not supported", "not available", "not exist", "unsupported", "unknown method"];
 const CHECK_URL: &str = "check that `url` is the address of a JSON-RPC endpoint";
 
 /// An answer that is not an error.
@@ -60,7 +67,28 @@ pub(crate) enum CallError {
     /// Asking again does not help.
     Refused(String),
     /// The node does not take a request like this one.
-    Unfit(String),
+    Unfit {
+        /// The status of HTTP that says so.
+        status: u16,
+        /// What that means where nothing else is known.
+        why: String,
+    },
+}
+
+impl CallError {
+    /// Whether the node does not have the method, while it has others.
+    pub fn is_unknown_method(&self, method: &str) -> bool {
+        match self {
+            Self::Rpc { code: METHOD_NOT_FOUND, .. } => true,
+            Self::Rpc { message, .. } => {
+                let message = message.to_ascii_lowercase();
+                let is_of_it = message.contains("method") || message.contains(&method.to_ascii_lowercase());
+                is_of_it && NO_METHOD.iter().any(|words| message.contains(words))
+            }
+            Self::Unfit { status, .. } => matches!(status, 404 | 405),
+            Self::Unavailable(_) | Self::Refused(_) => false,
+        }
+    }
 }
 
 /// A node that can be called.
@@ -71,6 +99,8 @@ pub(crate) struct Client {
     secrets: Vec<String>,
     transport: Transport,
     next_id: AtomicU64,
+    /// Requests that may be under way.
+    turns: Arc<Semaphore>,
     batch_limit: BatchLimit,
     /// Whether it was said that batches are refused.
     has_said_refused: AtomicBool,
@@ -90,9 +120,10 @@ impl Client {
         Ok(Self {
             address: transport::address(&config.url),
             secrets: secrets(&config),
-            provider: config.provider,
+            provider: config.provider.clone(),
             transport,
             next_id: AtomicU64::new(1),
+            turns: Arc::new(Semaphore::new(config.request_limit())),
             batch_limit: BatchLimit::new(config.batch_size),
             has_said_refused: AtomicBool::new(false),
         })
@@ -101,6 +132,16 @@ impl Client {
     /// The provider's name.
     pub fn provider(&self) -> &str {
         &self.provider
+    }
+
+    /// Waits until one more request may be under way. Requests get their turn in this order.
+    pub async fn turn(&self) -> OwnedSemaphorePermit {
+        self.turns.clone().acquire_owned().await.expect("this semaphore is never closed")
+    }
+
+    /// Turns for further requests at the same time, as many as nobody else wants now.
+    pub fn further_turns(&self, most: usize) -> Vec<OwnedSemaphorePermit> {
+        (0..most).map_while(|_| self.turns.clone().try_acquire_owned().ok()).collect()
     }
 
     /// How many calls a request may have.
@@ -150,7 +191,7 @@ impl Client {
                 self.unavailable(format!("`{method}` failed: {message} ({code})"))
             }
             CallError::Unavailable(why) => self.unavailable(why),
-            CallError::Refused(why) | CallError::Unfit(why) => self.refused(why),
+            CallError::Refused(why) | CallError::Unfit { why, .. } => self.refused(why),
         }
     }
 
@@ -214,7 +255,10 @@ impl Client {
             )),
             _ => match said {
                 Some(error) => CallError::Rpc { code: error.code, message: self.clean(&error.message) },
-                None => CallError::Unfit(format!("it answers HTTP {status}; {CHECK_URL}")),
+                None => CallError::Unfit {
+                    status: status.as_u16(),
+                    why: format!("it answers HTTP {status}; {CHECK_URL}"),
+                },
             },
         }
     }
@@ -254,4 +298,31 @@ fn secrets(config: &EvmRpcConfig) -> Vec<String> {
 
 fn looks_like_json(body: &[u8]) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()).is_none_or(|byte| *byte == b'{')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_a_node_does_not_have_is_known_by_what_it_says() {
+        let says = |code, message: &str| {
+            CallError::Rpc { code, message: message.into() }.is_unknown_method("eth_getBlockReceipts")
+        };
+        assert!(says(-32601, "no"));
+        for words in [
+            "Method not found",
+            "the method eth_getBlockReceipts does not exist/is not available",
+            "eth_getBlockReceipts is not supported",
+            "Unsupported method: eth_getBlockReceipts",
+        ] {
+            assert!(says(-32000, words), "{words}");
+        }
+        for words in ["header not found", "state is not available", "busy"] {
+            assert!(!says(-32000, words), "{words}");
+        }
+        let unfit = |status| CallError::Unfit { status, why: String::new() }.is_unknown_method("m");
+        assert_eq!([404, 405, 400, 413].map(unfit), [true, true, false, false]);
+        assert!(!CallError::Unavailable("method not found".into()).is_unknown_method("m"));
+    }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use nozzle_core::{BlockId, BlockNum};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     batch::Call,
     client::{CallError, Client, Reply},
-    receipts::Receipts,
+    receipts::{Receipts, ReceiptsFrom},
     stream::ByteBudget,
 };
 use crate::{
@@ -40,7 +40,6 @@ const NO_FINALITY: [&str; 9] = [
 #[derive(Debug)]
 pub(crate) struct Fetch {
     client: Arc<Client>,
-    requests: Arc<Semaphore>,
     /// The most requests at a time.
     pub request_limit: usize,
     /// What all streams together hold in memory.
@@ -50,14 +49,12 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// Asks with at most `request_limit` requests at a time.
-    pub fn new(client: Client, request_limit: usize, needs_receipts: bool) -> Self {
-        let request_limit = request_limit.min(Semaphore::MAX_PERMITS);
+    /// Asks a node with at most `request_limit` requests at a time.
+    pub fn new(client: Client, request_limit: usize, receipts: Option<ReceiptsFrom>) -> Self {
         let client = Arc::new(client);
         Self {
-            receipts: needs_receipts.then(|| Receipts::new(client.clone())),
+            receipts: receipts.map(|from| Receipts::new(client.clone(), from)),
             client,
-            requests: Arc::new(Semaphore::new(request_limit)),
             request_limit,
             budget: ByteBudget::default(),
         }
@@ -65,7 +62,7 @@ impl Fetch {
 
     /// Waits until one more request may be under way. Requests get their turn in this order.
     pub async fn turn(&self) -> OwnedSemaphorePermit {
-        self.requests.clone().acquire_owned().await.expect("this semaphore is never closed")
+        self.client.turn().await
     }
 
     /// The provider's name.

@@ -27,6 +27,7 @@ use crate::{
 };
 use client::Client;
 use fetch::Fetch;
+use receipts::ReceiptsFrom;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ pub struct EvmRpcConfig {
     pub concurrent_request_limit: usize,
     /// The most calls of a request; none or one: no batches.
     pub batch_size: usize,
+    /// Ask for the receipts of each transaction by itself, also where the node gives those of a block.
+    pub receipts_per_tx: bool,
     /// How long one request may take.
     pub timeout: Duration,
     /// A secret that is sent with every request.
@@ -59,10 +62,15 @@ impl EvmRpcConfig {
             url,
             concurrent_request_limit: 64,
             batch_size: 0,
+            receipts_per_tx: false,
             timeout: Duration::from_secs(30),
             auth_token: None,
             auth_header: None,
         }
+    }
+
+    fn request_limit(&self) -> usize {
+        self.concurrent_request_limit.clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
     }
 }
 
@@ -99,9 +107,10 @@ impl EvmRpc {
     /// The process must have installed a default rustls provider.
     pub fn connect(config: EvmRpcConfig, tables: Vec<TableDef>, verify: Verify) -> Result<Self, SourceError> {
         let decoder = Decoder::new(&config.provider, tables, verify)?;
-        let limit = config.concurrent_request_limit.max(1);
+        let limit = config.request_limit();
+        let from = if config.receipts_per_tx { ReceiptsFrom::Transactions } else { ReceiptsFrom::Hash };
         let client = Client::new(config)?;
-        let fetch = Fetch::new(client, limit, decoder.needs_receipts());
+        let fetch = Fetch::new(client, limit, decoder.needs_receipts().then_some(from));
         Ok(Self { fetch: Arc::new(fetch), decoder: Arc::new(decoder) })
     }
 
