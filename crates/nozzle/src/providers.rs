@@ -27,6 +27,8 @@ pub struct EvmRpcProvider {
     pub url: String,
     /// Requests in flight at most.
     pub concurrent_request_limit: u16,
+    /// Calls in a minute at most; 0: no limit.
+    pub rate_limit_per_minute: u32,
     /// Calls of a JSON-RPC batch at most; 0: no batches.
     pub rpc_batch_size: u16,
     /// Whether receipts are asked for transaction by transaction, also where a block's can be had.
@@ -44,6 +46,7 @@ impl Default for EvmRpcProvider {
         Self {
             url: String::new(),
             concurrent_request_limit: 64,
+            rate_limit_per_minute: 0,
             rpc_batch_size: 0,
             fetch_receipts_per_tx: false,
             auth_token: None,
@@ -56,9 +59,10 @@ impl Default for EvmRpcProvider {
 /// More calls make no request cheaper, and every node refuses them.
 const MAX_BATCH_SIZE: u16 = 1000;
 
-const EVM_RPC_KEYS: [&str; 7] = [
+const EVM_RPC_KEYS: [&str; 8] = [
     "url",
     "concurrent_request_limit",
+    "rate_limit_per_minute",
     "rpc_batch_size",
     "fetch_receipts_per_tx",
     "auth_token",

@@ -69,14 +69,14 @@ impl Endpoint {
             )
         })?;
         Ok(EvmRpcConfig {
-            provider: self.name.clone(),
-            url,
             concurrent_request_limit: usize::from(self.keys.concurrent_request_limit),
+            rate_limit_per_minute: self.keys.rate_limit_per_minute,
             batch_size: usize::from(self.keys.rpc_batch_size),
             receipts_per_tx: self.keys.fetch_receipts_per_tx,
             timeout: self.keys.timeout(),
             auth_token: self.keys.auth_token.clone(),
             auth_header: self.keys.auth_header.clone(),
+            ..EvmRpcConfig::new(&self.name, url)
         })
     }
 

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use sonic_rs::JsonValueTrait;
+use tokio::time::Instant;
 
 use super::client::{CallError, Client, Reply, ResponseBody};
 
@@ -105,32 +106,70 @@ type PartAnswer = Option<Result<Reply, CallError>>;
 
 impl Client {
     /// Calls methods, in as many requests as the node wants; the answers are in the order of the
-    /// calls. The caller has one turn; where there are free ones, requests go side by side.
+    /// calls. What is pushed back is asked again for a while. The caller has one turn; where there are
+    /// free ones, requests go side by side.
     pub async fn call_all(&self, calls: &[Call]) -> Vec<Result<Reply, CallError>> {
         let size = self.batch_limit().get();
         let mut answers: Vec<_> = calls.iter().map(|_| None).collect();
         let places: Vec<usize> = (0..calls.len()).collect();
         let mut parts: Vec<Vec<usize>> = places.chunks(size).map(<[usize]>::to_vec).collect();
+        let mut pushed_back_since = None;
         while !parts.is_empty() {
-            let further = self.further_turns(parts.len() - 1);
+            let further = self.limiter().further_turns(parts.len() - 1);
             let asking: Vec<_> = parts.drain(..).map(|part| self.call_part(calls, part)).collect();
             let mut asking = stream::iter(asking).buffer_unordered(1 + further.len());
             while let Some((part, part_answers)) = asking.next().await {
-                let mut again = vec![];
+                let is_patient = self.has_patience(&part_answers, &mut pushed_back_since);
+                let (mut smaller, mut later) = (vec![], vec![]);
                 for (place, answer) in part.iter().zip(part_answers) {
                     match answer {
+                        None => smaller.push(*place),
+                        Some(Err(CallError::PushedBack { .. })) if is_patient => later.push(*place),
                         Some(answer) => answers[*place] = Some(answer),
-                        None => again.push(*place),
                     }
                 }
-                if !again.is_empty() {
+                if !smaller.is_empty() {
                     self.lower_batch_limit(part.len());
-                    parts.extend(again.chunks((part.len() / 2).max(1)).map(<[usize]>::to_vec));
+                    parts.extend(smaller.chunks((part.len() / 2).max(1)).map(<[usize]>::to_vec));
                 }
+                parts.extend((!later.is_empty()).then_some(later));
             }
         }
         let lost = || Err(CallError::Unavailable("the call was not made".into()));
         answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
+    }
+
+    /// Whether what was pushed back is asked again. `since` is when nothing else has come since.
+    fn has_patience(&self, answers: &[PartAnswer], since: &mut Option<Instant>) -> bool {
+        if answers.iter().any(|answer| matches!(answer, Some(Ok(_)))) {
+            *since = None;
+        }
+        if !answers.iter().any(|answer| matches!(answer, Some(Err(CallError::PushedBack { .. })))) {
+            return true;
+        }
+        self.limiter().has_patience(*since.get_or_insert_with(Instant::now))
+    }
+
+    /// Tells the limiter how the provider bears what it was sent.
+    fn note(&self, sent: Instant, answers: &[PartAnswer]) {
+        let pushed_back = answers.iter().find_map(|answer| match answer {
+            Some(Err(CallError::PushedBack { why, rest })) => Some((why, *rest)),
+            _ => None,
+        });
+        if let Some((why, rest)) = pushed_back {
+            let provider = self.provider();
+            if self.limiter().pushed_back(sent, rest) {
+                tracing::warn!(
+                    provider,
+                    why,
+                    "the provider pushes back; it is asked more slowly from now on"
+                );
+            } else {
+                tracing::debug!(provider, why, "the provider pushes back");
+            }
+        } else if answers.iter().any(|answer| matches!(answer, Some(Ok(_)))) {
+            self.limiter().kept_up(sent);
+        }
     }
 
     fn lower_batch_limit(&self, refused: usize) {
@@ -147,13 +186,15 @@ impl Client {
     /// The answers of one request to the calls at some places, with these.
     async fn call_part(&self, calls: &[Call], part: Vec<usize>) -> (Vec<usize>, Vec<PartAnswer>) {
         let calls: Vec<&Call> = part.iter().map(|place| &calls[*place]).collect();
+        let sent = self.limiter().ready(calls.len()).await;
         let answers = self.call_together(&calls).await;
+        self.note(sent, &answers);
         (part, answers)
     }
 
     async fn call_together(&self, calls: &[&Call]) -> Vec<PartAnswer> {
         if let [call] = calls {
-            return vec![Some(self.call(call.method, &call.params).await)];
+            return vec![Some(self.send_call(call).await)];
         }
         let all = |error: CallError| calls.iter().map(|_| Some(Err(error.clone()))).collect();
         let ResponseBody { body, ids } = match self.send_calls(calls).await {

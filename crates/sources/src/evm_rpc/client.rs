@@ -9,17 +9,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use nozzle_core::BlockNum;
-use reqwest::StatusCode;
 use serde::de::IgnoredAny;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     EvmRpcConfig,
     batch::{BatchLimit, Call},
+    limit::{LimitOptions, Limiter},
     transport::{self, Failure, Request, Response, Transport},
 };
 use crate::{error::SourceError, evm::Answer};
@@ -30,6 +30,8 @@ const SMALL_BYTES: usize = 16 << 10;
 const MAX_MESSAGE_CHARS: usize = 300;
 
 const METHOD_NOT_FOUND: i64 = -32601;
+/// The codes of errors that ask for fewer requests: a limit is exceeded, or too many requests.
+const PUSH_BACK: [i64; 2] = [-32005, 429];
 /// What nodes say of a method that they do not have, beside naming it.
 const NO_METHOD: [&str; 6] =
     ["not found", "not supported", "not available", "not exist", "unsupported", "unknown method"];
@@ -64,6 +66,13 @@ pub(crate) enum CallError {
     },
     /// The answer may be had later.
     Unavailable(String),
+    /// The provider wants fewer requests.
+    PushedBack {
+        /// In its words.
+        why: String,
+        /// How long it wants none, where it says so.
+        rest: Option<Duration>,
+    },
     /// Asking again does not help.
     Refused(String),
     /// The node does not take a request like this one.
@@ -86,7 +95,7 @@ impl CallError {
                 is_of_it && NO_METHOD.iter().any(|words| message.contains(words))
             }
             Self::Unfit { status, .. } => matches!(status, 404 | 405),
-            Self::Unavailable(_) | Self::Refused(_) => false,
+            Self::Unavailable(_) | Self::PushedBack { .. } | Self::Refused(_) => false,
         }
     }
 }
@@ -99,8 +108,7 @@ pub(crate) struct Client {
     secrets: Vec<String>,
     transport: Transport,
     next_id: AtomicU64,
-    /// Requests that may be under way.
-    turns: Arc<Semaphore>,
+    limiter: Arc<Limiter>,
     batch_limit: BatchLimit,
     /// Whether it was said that batches are refused.
     has_said_refused: AtomicBool,
@@ -123,7 +131,7 @@ impl Client {
             provider: config.provider.clone(),
             transport,
             next_id: AtomicU64::new(1),
-            turns: Arc::new(Semaphore::new(config.request_limit())),
+            limiter: Limiter::new(&limits(&config)),
             batch_limit: BatchLimit::new(config.batch_size),
             has_said_refused: AtomicBool::new(false),
         })
@@ -134,14 +142,9 @@ impl Client {
         &self.provider
     }
 
-    /// Waits until one more request may be under way. Requests get their turn in this order.
-    pub async fn turn(&self) -> OwnedSemaphorePermit {
-        self.turns.clone().acquire_owned().await.expect("this semaphore is never closed")
-    }
-
-    /// Turns for further requests at the same time, as many as nobody else wants now.
-    pub fn further_turns(&self, most: usize) -> Vec<OwnedSemaphorePermit> {
-        (0..most).map_while(|_| self.turns.clone().try_acquire_owned().ok()).collect()
+    /// What lets requests through.
+    pub fn limiter(&self) -> &Arc<Limiter> {
+        &self.limiter
     }
 
     /// How many calls a request may have.
@@ -154,14 +157,21 @@ impl Client {
         !self.has_said_refused.swap(true, Ordering::Relaxed)
     }
 
-    /// Calls a method; `params` is a JSON array.
-    pub async fn call(&self, method: &str, params: &str) -> Result<Reply, CallError> {
+    /// Calls a method; `params` is a JSON array. The caller has a turn.
+    pub async fn call(&self, method: &'static str, params: &str) -> Result<Reply, CallError> {
+        let calls = [Call { method, params: params.to_owned() }];
+        let lost = || Err(CallError::Unavailable("the call was not made".into()));
+        self.call_all(&calls).await.pop().unwrap_or_else(lost)
+    }
+
+    /// Sends one call, without regard to limits.
+    pub async fn send_call(&self, call: &Call) -> Result<Reply, CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let request = Request { body: call_text(id, method, params), ids: id..id + 1 };
+        let request = Request { body: call_text(id, call.method, &call.params), ids: id..id + 1 };
         self.reply(self.send(request).await?.body)
     }
 
-    /// Sends several calls in one request.
+    /// Sends several calls in one request, without regard to limits.
     pub async fn send_calls(&self, calls: &[&Call]) -> Result<ResponseBody, CallError> {
         let count = calls.len() as u64;
         let first = self.next_id.fetch_add(count, Ordering::Relaxed);
@@ -174,8 +184,8 @@ impl Client {
     async fn send(&self, request: Request) -> Result<ResponseBody, CallError> {
         let ids = request.ids.clone();
         match self.transport.send(request).await {
-            Ok(Response { status, body }) if status.is_success() => Ok(ResponseBody { body, ids }),
-            Ok(Response { status, body }) => Err(self.bad_status(status, &body)),
+            Ok(Response { status, body, .. }) if status.is_success() => Ok(ResponseBody { body, ids }),
+            Ok(response) => Err(self.bad_status(&response)),
             Err(Failure::Unavailable(why)) => Err(CallError::Unavailable(self.clean(&why))),
             Err(Failure::Refused(why)) => Err(CallError::Refused(self.clean(&why))),
         }
@@ -190,7 +200,7 @@ impl Client {
             CallError::Rpc { code, message } => {
                 self.unavailable(format!("`{method}` failed: {message} ({code})"))
             }
-            CallError::Unavailable(why) => self.unavailable(why),
+            CallError::Unavailable(why) | CallError::PushedBack { why, .. } => self.unavailable(why),
             CallError::Refused(why) | CallError::Unfit { why, .. } => self.refused(why),
         }
     }
@@ -235,13 +245,19 @@ impl Client {
             Err(_) => return Err(CallError::Unavailable("the answer is not JSON to its end".into())),
         };
         if let Some(error) = answer.error {
-            return Err(CallError::Rpc { code: error.code, message: self.clean(&error.message) });
+            let (code, message) = (error.code, self.clean(&error.message));
+            return Err(if PUSH_BACK.contains(&code) {
+                let why = format!("it wants fewer requests: {message} ({code})");
+                CallError::PushedBack { why, rest: None }
+            } else {
+                CallError::Rpc { code, message }
+            });
         }
         let is_null = answer.result.is_none();
         Ok(Reply { body, is_null })
     }
 
-    fn bad_status(&self, status: StatusCode, body: &[u8]) -> CallError {
+    fn bad_status(&self, Response { status, body, retry_after }: &Response) -> CallError {
         let said = sonic_rs::from_slice::<Answer<'_, IgnoredAny>>(body).ok().and_then(|answer| answer.error);
         let words =
             said.as_ref().map(|error| format!(": {}", self.clean(&error.message))).unwrap_or_default();
@@ -249,7 +265,13 @@ impl Client {
             401 | 403 => CallError::Refused(format!(
                 "it answers HTTP {status}{words}; check `auth_token`, `auth_header` and the key in `url`"
             )),
-            408 | 425 | 429 | 500.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
+            429 => {
+                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
+            }
+            503 if retry_after.is_some() => {
+                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
+            }
+            408 | 425 | 500.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
             300..=399 => CallError::Refused(format!(
                 "it answers HTTP {status}, a redirection; set `url` to where it leads"
             )),
@@ -270,6 +292,15 @@ impl Client {
             words = words.replace(secret, "***");
         }
         words.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+fn limits(config: &EvmRpcConfig) -> LimitOptions {
+    LimitOptions {
+        requests: config.request_limit(),
+        is_near: transport::is_near(&config.url),
+        calls_per_minute: config.rate_limit_per_minute,
+        patience: config.pushback_patience,
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use nozzle_core::{BlockId, BlockNum};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     batch::Call,
     client::{CallError, Client, Reply},
+    limit::Turn,
     receipts::{Receipts, ReceiptsFrom},
     stream::ByteBudget,
 };
@@ -61,8 +61,8 @@ impl Fetch {
     }
 
     /// Waits until one more request may be under way. Requests get their turn in this order.
-    pub async fn turn(&self) -> OwnedSemaphorePermit {
-        self.client.turn().await
+    pub async fn turn(&self) -> Turn {
+        self.client.limiter().turn().await
     }
 
     /// The provider's name.
@@ -158,7 +158,7 @@ impl Fetch {
         }
     }
 
-    async fn call(&self, method: &str, params: &str) -> Result<Reply, SourceError> {
+    async fn call(&self, method: &'static str, params: &str) -> Result<Reply, SourceError> {
         self.client.call(method, params).await.map_err(|error| self.client.source_error(method, error))
     }
 }

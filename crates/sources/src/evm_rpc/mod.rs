@@ -9,6 +9,7 @@
 mod batch;
 mod client;
 mod fetch;
+mod limit;
 mod receipts;
 mod stream;
 mod transport;
@@ -40,8 +41,13 @@ pub struct EvmRpcConfig {
     /// The address: http, https, ws, wss, or ipc and the path of a socket. What it holds beyond a host is
     /// taken for a secret.
     pub url: Url,
-    /// The most requests at a time, over all streams; at least one.
+    /// The most requests at a time, over all streams; at least one. A node of another machine gets as
+    /// many as it keeps up with.
     pub concurrent_request_limit: usize,
+    /// The most calls in a minute, those of a batch counted each; 0: no limit.
+    pub rate_limit_per_minute: u32,
+    /// How long a request is asked again that does nothing but push back.
+    pub pushback_patience: Duration,
     /// The most calls of a request; none or one: no batches.
     pub batch_size: usize,
     /// Ask for the receipts of each transaction by itself, also where the node gives those of a block.
@@ -55,12 +61,15 @@ pub struct EvmRpcConfig {
 }
 
 impl EvmRpcConfig {
-    /// The defaults: 64 requests at a time, 30 seconds each, no batches, no token.
+    /// The defaults: 64 requests at a time, 30 seconds each, no batches, no token,
+    /// 30 seconds of patience.
     pub fn new(provider: &str, url: Url) -> Self {
         Self {
             provider: provider.to_owned(),
             url,
             concurrent_request_limit: 64,
+            rate_limit_per_minute: 0,
+            pushback_patience: Duration::from_secs(30),
             batch_size: 0,
             receipts_per_tx: false,
             timeout: Duration::from_secs(30),

@@ -12,7 +12,7 @@ use tokio::{
     task::{JoinError, JoinHandle, JoinSet},
 };
 
-use super::fetch::Fetch;
+use super::{fetch::Fetch, limit::Turn};
 use crate::{
     error::SourceError,
     evm::{self, Decoded, Decoder, RawBlock},
@@ -182,7 +182,7 @@ async fn fetch_some(
     fetch: Arc<Fetch>,
     numbers: Vec<BlockNum>,
     holds: Vec<Hold>,
-    turn: OwnedSemaphorePermit,
+    turn: Turn,
     arrived: Vec<oneshot::Sender<Result<Fetched, SourceError>>>,
 ) {
     let blocks = fetch.raw_blocks(&numbers).await;

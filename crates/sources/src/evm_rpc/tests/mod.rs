@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod batches;
+mod limits;
 mod receipts;
 mod sockets;
 
@@ -23,6 +24,9 @@ use crate::{
     evm::tables,
     retry::{Retry, RetryPolicy},
 };
+
+/// Longer than any test waits.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 type Answer = (StatusCode, String);
 type Answers = Arc<dyn Fn(String, Value) -> BoxFuture<'static, Answer> + Send + Sync>;
@@ -85,7 +89,9 @@ async fn call(State(answers): State<Answers>, body: Bytes) -> impl IntoResponse 
 fn connect(config: EvmRpcConfig, verify: Verify) -> Result<EvmRpc, SourceError> {
     // Whichever test comes first installs it.
     rustls::crypto::ring::default_provider().install_default().ok();
-    EvmRpc::connect(config, tables(), verify)
+    // Whoever waits says so.
+    let pushback_patience = if config.pushback_patience == PATIENCE { PATIENCE } else { Duration::ZERO };
+    EvmRpc::connect(EvmRpcConfig { pushback_patience, ..config }, tables(), verify)
 }
 
 fn result(value: &Value) -> Answer {

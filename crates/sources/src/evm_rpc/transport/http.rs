@@ -39,8 +39,8 @@ impl Http {
     pub async fn send(&self, body: String) -> Result<Response, Failure> {
         let post = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let mut response = post.send().await.map_err(|error| self.failure(&error))?;
-        let status = response.status();
-        Ok(Response { status, body: self.read(&mut response).await? })
+        let (status, retry_after) = (response.status(), super::rest_of(response.headers()));
+        Ok(Response { status, body: self.read(&mut response).await?, retry_after })
     }
 
     async fn read(&self, response: &mut reqwest::Response) -> Result<Bytes, Failure> {

@@ -12,16 +12,20 @@ mod ipc;
 mod socket;
 mod ws;
 
-use std::{io, ops::Range};
+use std::{
+    io,
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use reqwest::{
     StatusCode,
-    header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue},
+    header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use url::{Host, Url};
 
-use super::EvmRpcConfig;
+use super::{EvmRpcConfig, limit::retry_after};
 use http::Http;
 use socket::Socket;
 
@@ -44,6 +48,8 @@ pub(crate) struct Response {
     pub status: StatusCode,
     /// All of it.
     pub body: Bytes,
+    /// How long to wait before asking again, where it says so.
+    pub retry_after: Option<Duration>,
 }
 
 /// Why nothing came back, in words that hold no more of the address than its host.
@@ -103,6 +109,15 @@ pub(crate) fn is_path(url: &Url) -> bool {
     matches!(url.scheme(), "ipc" | "file")
 }
 
+/// Whether the node is on this machine.
+pub(crate) fn is_near(url: &Url) -> bool {
+    is_path(url) || is_loopback(url)
+}
+
+fn rest_of(headers: &HeaderMap) -> Option<Duration> {
+    retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -142,7 +157,7 @@ fn nothing_listens(address: &str) -> String {
     format!("nothing listens at {address}")
 }
 
-fn no_answer(address: &str, timeout: std::time::Duration) -> Failure {
+fn no_answer(address: &str, timeout: Duration) -> Failure {
     Failure::Unavailable(format!("{address} gave no answer within {timeout:?}"))
 }
 

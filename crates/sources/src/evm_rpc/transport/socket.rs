@@ -77,7 +77,7 @@ impl Socket {
             Err(DialError::Response(response)) => return Ok(response),
         };
         match connection.ask(request).await {
-            Ok(body) => Ok(Response { status: StatusCode::OK, body }),
+            Ok(body) => Ok(Response { status: StatusCode::OK, body, retry_after: None }),
             Err(why) => Err(Failure::Unavailable(format!("the connection to {} broke: {why}", self.address))),
         }
     }

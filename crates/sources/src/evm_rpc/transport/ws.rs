@@ -100,11 +100,9 @@ impl Dial for Node {
         let connected = client_async_tls_with_config(request, stream, Some(limits), Some(connector)).await;
         let (socket, _) = connected.map_err(|error| match error {
             Error::Http(response) => {
-                let status = response.status();
-                DialError::Response(Response {
-                    status,
-                    body: response.into_body().unwrap_or_default().into(),
-                })
+                let (status, retry_after) = (response.status(), super::rest_of(response.headers()));
+                let body = response.into_body().unwrap_or_default().into();
+                DialError::Response(Response { status, body, retry_after })
             }
             error => failed(format!("no WebSocket to {} can be opened: {error}", self.address)),
         })?;
