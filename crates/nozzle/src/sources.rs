@@ -146,6 +146,10 @@ impl BlockSource for OnNetwork {
         self.checked().await?.block_id(number).await
     }
 
+    async fn head_moved(&self) {
+        self.node.head_moved().await;
+    }
+
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let own = self.clone();
         let blocks = async move { Ok(own.checked().await?.blocks(range)) };

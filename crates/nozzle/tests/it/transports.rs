@@ -5,7 +5,7 @@ use nozzle_testkit::{
     chain::ChainBuilder,
 };
 
-use crate::harness::Place;
+use crate::harness::{Db, Place, until};
 
 /// All rows of all tables, as a query prints them.
 fn rows(place: &Place) -> Vec<String> {
@@ -40,5 +40,32 @@ async fn a_dump_over_websocket_or_ipc_equals_one_over_http() {
         let place = dump(&url);
         place.stored("anvil").await.assert_sound(0, head);
         assert!(rows(&place) == http, "other rows over {url}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_websocket_and_ipc_new_blocks_are_not_polled_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let ipc = folder.path().join("anvil.ipc");
+    let options = AnvilOptions { ipc: Some(ipc.clone()), ..AnvilOptions::default() };
+    let anvil = Anvil::start(options).await.unwrap();
+    anvil.mine(5).await.unwrap();
+    for url in [anvil.ws_url(), ipc.display().to_string()] {
+        let place = Place::configured(Db::Sqlite, "poll_interval_secs = 3600.0");
+        place.define("eth", "anvil", &url);
+        let _running = place.start(&["dump", "--dataset", "eth", "--follow"]);
+        place.metadata_when_there().await;
+        let stored = async || {
+            let said =
+                place.run(&["query", "SELECT max(block_num) AS n FROM eth.blocks", "--format", "jsonl"]);
+            serde_json::from_str::<serde_json::Value>(said.stdout.trim()).ok()?["n"].as_u64()
+        };
+        let first = until("the first blocks", stored).await;
+        // The first news may come before it listens.
+        until("a later block", async || {
+            anvil.mine(1).await.unwrap();
+            stored().await.filter(|head| *head > first + 1)
+        })
+        .await;
     }
 }

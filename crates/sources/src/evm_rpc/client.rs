@@ -191,6 +191,20 @@ impl Client {
         }
     }
 
+    /// Waits until the node tells of a new head.
+    pub async fn head_moved(&self) {
+        let subscribe = || {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            call_text(id, "eth_subscribe", r#"["newHeads"]"#)
+        };
+        self.transport.head_moved(subscribe).await;
+    }
+
+    /// Gives up what is connected; the next request connects anew.
+    pub async fn redial(&self) {
+        self.transport.redial().await;
+    }
+
     /// What a failed call means to whoever asked for blocks.
     pub fn source_error(&self, method: &str, error: CallError) -> SourceError {
         match error {

@@ -1,12 +1,14 @@
 //! The questions that are asked of a node.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nozzle_core::{BlockId, BlockNum};
+use tokio::time::Instant;
 
 use super::{
     batch::Call,
     client::{CallError, Client, Reply},
+    head::{HeadWatch, Stall},
     limit::Turn,
     receipts::{Receipts, ReceiptsFrom},
     stream::ByteBudget,
@@ -46,6 +48,7 @@ pub(crate) struct Fetch {
     pub budget: ByteBudget,
     /// Absent where no column needs them.
     receipts: Option<Receipts>,
+    heads: Mutex<HeadWatch>,
 }
 
 impl Fetch {
@@ -57,6 +60,7 @@ impl Fetch {
             client,
             request_limit,
             budget: ByteBudget::default(),
+            heads: Mutex::default(),
         }
     }
 
@@ -112,7 +116,25 @@ impl Fetch {
     /// The newest block and the newest final one.
     pub async fn head(&self) -> Result<Head, SourceError> {
         let (latest, finalized) = futures::try_join!(self.latest(), self.finalized())?;
+        self.watch(latest).await;
         Ok(Head { latest, finalized })
+    }
+
+    /// Dials anew where the head is stuck: what is connected may be a node that has lost its peers,
+    /// and others stand behind the same address.
+    async fn watch(&self, latest: BlockId) {
+        let stall = self.heads.lock().unwrap_or_else(PoisonError::into_inner).note(latest, Instant::now());
+        let Some(Stall { duration, is_news }) = stall else { return };
+        if is_news {
+            let (provider, head, seconds) = (self.client.provider(), latest.number, duration.as_secs());
+            tracing::warn!(provider, head, seconds, "the head has stopped moving; the node is dialled anew");
+        }
+        self.client.redial().await;
+    }
+
+    /// Waits until the node tells of a new head.
+    pub async fn head_moved(&self) {
+        self.client.head_moved().await;
     }
 
     async fn latest(&self) -> Result<BlockId, SourceError> {

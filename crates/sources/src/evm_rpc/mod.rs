@@ -9,6 +9,7 @@
 mod batch;
 mod client;
 mod fetch;
+mod head;
 mod limit;
 mod receipts;
 mod stream;
@@ -141,6 +142,11 @@ impl BlockSource for EvmRpc {
 
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
         self.fetch.block_id(number).await
+    }
+
+    /// Over a WebSocket or IPC the node tells of new heads; over HTTP it cannot.
+    async fn head_moved(&self) {
+        self.fetch.head_moved().await;
     }
 
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {

@@ -255,3 +255,36 @@ async fn a_socket_that_is_not_there_is_named() {
     let Err(SourceError::Refused { why, .. }) = connect(token, Verify::Links) else { panic!("no refusal") };
     assert!(why.contains("IPC carries no `auth_token`"), "{why}");
 }
+
+#[tokio::test]
+async fn a_node_that_can_tells_of_new_heads_also_after_a_reconnect() {
+    for mut node in Played::both().await {
+        let source = node.source();
+        for _ in 0..2 {
+            let told = async {
+                let mut peer = node.peer().await;
+                let request = peer.request().await;
+                assert_eq!(
+                    (&request["method"], &request["params"]),
+                    (&json!("eth_subscribe"), &json!(["newHeads"]))
+                );
+                peer.answer(&request, &json!("0xcd"));
+                let news =
+                    json!({"method": "eth_subscription", "params": {"subscription": "0xcd", "result": {}}});
+                peer.answers.send(news.to_string()).unwrap();
+                peer
+            };
+            let ((), mut peer) = tokio::join!(source.head_moved(), told);
+            // It stays subscribed, and news that came while nobody waited are not lost.
+            assert!(source.head_moved().now_or_never().is_none() && peer.requests.try_recv().is_err());
+            peer.answers.send(json!({"method": "eth_subscription"}).to_string()).unwrap();
+            source.head_moved().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_http_nobody_tells_of_new_heads() {
+    let node = Node::simple(|_, _| panic!("nothing is asked")).await;
+    assert!(node.source().head_moved().now_or_never().is_none());
+}

@@ -1,9 +1,17 @@
 //! JSON-RPC over HTTP.
 
-use std::{error::Error, io, time::Duration};
+use std::{
+    error::Error,
+    io,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use reqwest::{header::CONTENT_TYPE, redirect::Policy};
+use reqwest::{
+    header::{CONTENT_TYPE, HeaderMap},
+    redirect::Policy,
+};
 use url::Url;
 
 use super::{Failure, MAX_ANSWER_BYTES, Response, address, auth_headers, is_loopback};
@@ -14,7 +22,8 @@ const MAX_RESERVED_BYTES: u64 = 16 << 20;
 
 /// A node over HTTP.
 pub(crate) struct Http {
-    client: reqwest::Client,
+    client: Mutex<reqwest::Client>,
+    headers: HeaderMap,
     url: Url,
     address: String,
     timeout: Duration,
@@ -23,24 +32,27 @@ pub(crate) struct Http {
 impl Http {
     /// Nothing is sent yet.
     pub fn new(config: &EvmRpcConfig) -> Result<Self, String> {
-        let client = reqwest::Client::builder()
-            .default_headers(auth_headers(config)?)
-            .redirect(Policy::none())
-            .timeout(config.timeout)
-            .http2_adaptive_window(true)
-            // Unpacking costs more than a loopback connection does.
-            .gzip(!is_loopback(&config.url))
-            .build()
+        let (headers, url, timeout) = (auth_headers(config)?, config.url.clone(), config.timeout);
+        let client = new_client(&headers, &url, timeout)
             .map_err(|error| format!("no HTTP client can be made: {}", root_cause(&error)))?;
-        Ok(Self { client, url: config.url.clone(), address: address(&config.url), timeout: config.timeout })
+        Ok(Self { client: Mutex::new(client), headers, address: address(&url), url, timeout })
     }
 
     /// Posts a body and reads the response.
     pub async fn send(&self, body: String) -> Result<Response, Failure> {
-        let post = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let post = client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let mut response = post.send().await.map_err(|error| self.failure(&error))?;
         let (status, retry_after) = (response.status(), super::rest_of(response.headers()));
         Ok(Response { status, body: self.read(&mut response).await?, retry_after })
+    }
+
+    /// Leaves the connections that are open; requests under way end on them.
+    pub fn redial(&self) {
+        // It could be made before, and nothing has changed since.
+        if let Ok(client) = new_client(&self.headers, &self.url, self.timeout) {
+            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        }
     }
 
     async fn read(&self, response: &mut reqwest::Response) -> Result<Bytes, Failure> {
@@ -70,6 +82,17 @@ impl Http {
             format!("the connection to {address} broke: {cause}")
         })
     }
+}
+
+fn new_client(headers: &HeaderMap, url: &Url, timeout: Duration) -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .default_headers(headers.clone())
+        .redirect(Policy::none())
+        .timeout(timeout)
+        .http2_adaptive_window(true)
+        // Unpacking costs more than a loopback connection does.
+        .gzip(!is_loopback(url))
+        .build()
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -63,7 +63,7 @@ pub(crate) enum Failure {
 
 /// A way to a node.
 pub(crate) enum Transport {
-    Http(Http),
+    Http(Box<Http>),
     Socket(Box<Socket>),
 }
 
@@ -71,7 +71,7 @@ impl Transport {
     /// The way that the address names; nothing is sent yet. The error says what is wrong.
     pub fn new(config: &EvmRpcConfig) -> Result<Self, String> {
         match config.url.scheme() {
-            "http" | "https" => Http::new(config).map(Self::Http),
+            "http" | "https" => Ok(Self::Http(Box::new(Http::new(config)?))),
             "ws" | "wss" => {
                 let node = ws::Node::new(config)?;
                 Ok(Self::Socket(Box::new(Socket::new(Box::new(node), address(&config.url), config.timeout))))
@@ -91,6 +91,23 @@ impl Transport {
         match self {
             Self::Http(http) => http.send(request.body).await,
             Self::Socket(socket) => socket.send(request).await,
+        }
+    }
+
+    /// Waits until the node tells of a new head; one that cannot never returns. `subscribe` makes the
+    /// call that asks for it.
+    pub async fn head_moved(&self, subscribe: impl Fn() -> String + Send + Sync) {
+        match self {
+            Self::Http(_) => std::future::pending().await,
+            Self::Socket(socket) => socket.head_moved(subscribe).await,
+        }
+    }
+
+    /// Gives up what is connected; the next request connects anew.
+    pub async fn redial(&self) {
+        match self {
+            Self::Http(http) => http.redial(),
+            Self::Socket(socket) => socket.redial().await,
         }
     }
 }

@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use futures::{Sink, SinkExt, StreamExt, stream::BoxStream};
 use reqwest::StatusCode;
 use sonic_rs::JsonValueTrait;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinSet,
     time::Instant,
 };
@@ -24,6 +27,9 @@ use super::{Failure, Request, Response};
 
 /// Requests that wait to be written.
 const WRITE_QUEUE: usize = 64;
+
+/// Before whoever only waits for heads dials again; whoever asks for something does so at once.
+const REDIAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Opens connections to a node.
 #[async_trait]
@@ -94,6 +100,28 @@ impl Socket {
         }
     }
 
+    /// Waits until the node tells of a new head. It is asked to once for each connection; one that
+    /// does not do so only leaves the caller to poll.
+    pub async fn head_moved(&self, subscribe: impl Fn() -> String) {
+        loop {
+            if let Ok(connection) = self.connection().await {
+                connection.subscribe(&subscribe).await;
+                tokio::select! {
+                    () = connection.waiting.head.notified() => return,
+                    () = connection.waiting.broken() => {}
+                }
+            }
+            tokio::time::sleep(REDIAL_PAUSE).await;
+        }
+    }
+
+    /// Gives the connection up.
+    pub async fn redial(&self) {
+        if let Some(open) = self.connection.lock().await.take() {
+            open.waiting.fail("it is dialled anew");
+        }
+    }
+
     /// Gives a connection up on which nothing has come for so long: the other side may be gone.
     async fn drop_silent(&self, since: Instant) {
         // Where somebody dials, there is none.
@@ -109,22 +137,33 @@ impl Socket {
 struct Connection {
     waiting: Arc<Waiting>,
     requests: mpsc::Sender<String>,
+    /// Whether the node was asked to tell of new heads.
+    is_subscribed: AtomicBool,
     /// Reads and writes, until the connection is dropped.
     _tasks: JoinSet<()>,
 }
 
 impl Connection {
     fn new(wire: Wire) -> Self {
-        let waiting = Arc::new(Waiting(Mutex::new(State::default())));
+        let waiting = Arc::new(Waiting::default());
         let (requests, to_write) = mpsc::channel(WRITE_QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(read(wire.incoming, waiting.clone()));
         tasks.spawn(write(to_write, wire.outgoing, waiting.clone()));
-        Self { waiting, requests, _tasks: tasks }
+        Self { waiting, requests, is_subscribed: AtomicBool::new(false), _tasks: tasks }
     }
 
     fn is_open(&self) -> bool {
         self.waiting.state().broken.is_none()
+    }
+
+    /// Asks the node to tell of new heads, if that was not done. Nobody waits for the answer.
+    async fn subscribe(&self, call: impl Fn() -> String) {
+        if let Ok(place) = self.requests.reserve().await
+            && !self.is_subscribed.swap(true, Ordering::Relaxed)
+        {
+            place.send(call());
+        }
     }
 
     /// The answer to a request, or why the connection broke.
@@ -165,8 +204,15 @@ async fn write(
 
 type AnswerSender = oneshot::Sender<Result<Bytes, String>>;
 
-/// Those who wait for answers.
-struct Waiting(Mutex<State>);
+/// Those who wait for answers, or for news.
+#[derive(Default)]
+struct Waiting {
+    state: Mutex<State>,
+    /// A new head was told of.
+    head: Notify,
+    /// Nothing comes any more.
+    end: Notify,
+}
 
 #[derive(Default)]
 struct State {
@@ -192,7 +238,7 @@ impl Drop for WaitingPlace {
 impl Waiting {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that is done under this lock can leave half of it behind.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join(self: &Arc<Self>, ids: Range<u64>, answer: AnswerSender) -> Result<WaitingPlace, String> {
@@ -221,6 +267,10 @@ impl Waiting {
                 let batch = state.requests.iter().find(|(first, (end, _))| end - *first > 1);
                 batch.or_else(|| state.requests.iter().next()).map(|(first, _)| *first)
             }
+            Addressee::Head => {
+                self.head.notify_one();
+                None
+            }
             Addressee::Nobody => None,
         };
         if let Some((_, answer)) = first.and_then(|first| state.requests.remove(&first)) {
@@ -235,6 +285,18 @@ impl Waiting {
         state.broken.get_or_insert_with(|| why.to_owned());
         for (_, (_, answer)) in std::mem::take(&mut state.requests) {
             answer.send(Err(why.to_owned())).ok();
+        }
+        self.end.notify_waiters();
+    }
+
+    /// Waits until nothing comes any more.
+    async fn broken(&self) {
+        let end = self.end.notified();
+        tokio::pin!(end);
+        // From here on an end is noticed.
+        end.as_mut().enable();
+        if self.state().broken.is_none() {
+            end.await;
         }
     }
 
@@ -252,6 +314,8 @@ enum Addressee {
     Request(u64),
     /// A request that cannot be told, which has failed.
     ErrorToSomebody,
+    /// Whoever waits for a new head.
+    Head,
     /// No request.
     Nobody,
 }
@@ -265,7 +329,7 @@ fn addressee(message: &[u8]) -> Addressee {
     let mut found = Addressee::Nobody;
     for answer in answers {
         match addressee_of_one(answer.as_raw_str().as_bytes()) {
-            Addressee::Nobody => {}
+            Addressee::Nobody | Addressee::Head => {}
             Addressee::ErrorToSomebody => found = Addressee::ErrorToSomebody,
             request => return request,
         }
@@ -283,6 +347,8 @@ fn addressee_of_one(answer: &[u8]) -> Addressee {
                 }
             }
             "error" => is_error = !value.is_null(),
+            // New heads are all that is subscribed to.
+            "method" if value.as_str() == Some("eth_subscription") => return Addressee::Head,
             "method" => return Addressee::Nobody,
             _ => {}
         }
@@ -308,7 +374,8 @@ mod tests {
             (r#"[{"id":null,"error":{"code":-32600}}]"#.to_owned(), Addressee::ErrorToSomebody),
             // A result is never guessed to be somebody's.
             (r#"{"id":null,"result":{}}"#.to_owned(), Addressee::Nobody),
-            (r#"{"method":"eth_subscription","params":{"id":7}}"#.to_owned(), Addressee::Nobody),
+            (r#"{"method":"eth_subscription","params":{"id":7}}"#.to_owned(), Addressee::Head),
+            (r#"{"method":"other","params":{"id":7}}"#.to_owned(), Addressee::Nobody),
             ("odd".to_owned(), Addressee::Nobody),
             (String::new(), Addressee::Nobody),
         ];
@@ -319,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_find_whoever_waits_for_one_of_their_ids() {
-        let waiting = Arc::new(Waiting(Mutex::default()));
+        let waiting = Arc::new(Waiting::default());
         let join = |ids: Range<u64>| {
             let (sender, answer) = oneshot::channel();
             (waiting.join(ids, sender).expect("it is open"), answer)
