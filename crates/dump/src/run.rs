@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
                 Round::LeftToOthers(_) => self.pause(self.dump.options.poll_interval).await,
                 Round::Replan(why) => self.look_again(why, is_patient, &mut past).await?,
                 Round::NothingYet if end.is_some() && is_reached => return Ok(RunEnd::Reached),
-                Round::NothingYet => self.pause(self.dump.options.poll_interval).await,
+                Round::NothingYet => self.pause_at_head().await,
                 Round::Idle => {
                     past.has_worked = true;
                     past.replans = 0;
@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
                         (Some(end), Some(head)) => self.observer.event(Event::WaitingForHead { head, end }),
                         _ => {}
                     }
-                    self.pause(self.dump.options.poll_interval).await;
+                    self.pause_at_head().await;
                 }
             }
             if self.cancel.is_cancelled() {
@@ -305,6 +305,14 @@ impl<'a> Run<'a> {
 
     async fn pause(&self, duration: Duration) {
         self.cancel.run_until_cancelled(tokio::time::sleep(duration)).await;
+    }
+
+    /// Waits until the head may have moved: the source says so, or it is time to ask.
+    async fn pause_at_head(&self) {
+        tokio::select! {
+            () = self.pause(self.dump.options.poll_interval) => {}
+            () = self.dump.source.head_moved() => {}
+        }
     }
 
     /// The head, and what is final: as the source says, or by its depth.

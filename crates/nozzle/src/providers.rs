@@ -27,6 +27,12 @@ pub struct EvmRpcProvider {
     pub url: String,
     /// Requests in flight at most.
     pub concurrent_request_limit: u16,
+    /// Calls in a minute at most; 0: no limit.
+    pub rate_limit_per_minute: u32,
+    /// Calls of a JSON-RPC batch at most; 0: no batches.
+    pub rpc_batch_size: u16,
+    /// Whether receipts are asked for transaction by transaction, also where a block's can be had.
+    pub fetch_receipts_per_tx: bool,
     /// A token for the `Authorization` header, or for `auth_header`.
     pub auth_token: Option<String>,
     /// The header that carries the token instead.
@@ -40,6 +46,9 @@ impl Default for EvmRpcProvider {
         Self {
             url: String::new(),
             concurrent_request_limit: 64,
+            rate_limit_per_minute: 0,
+            rpc_batch_size: 0,
+            fetch_receipts_per_tx: false,
             auth_token: None,
             auth_header: None,
             timeout_secs: 30.0,
@@ -47,8 +56,19 @@ impl Default for EvmRpcProvider {
     }
 }
 
-const EVM_RPC_KEYS: [&str; 5] =
-    ["url", "concurrent_request_limit", "auth_token", "auth_header", "timeout_secs"];
+/// More calls make no request cheaper, and every node refuses them.
+const MAX_BATCH_SIZE: u16 = 1000;
+
+const EVM_RPC_KEYS: [&str; 8] = [
+    "url",
+    "concurrent_request_limit",
+    "rate_limit_per_minute",
+    "rpc_batch_size",
+    "fetch_receipts_per_tx",
+    "auth_token",
+    "auth_header",
+    "timeout_secs",
+];
 
 impl EvmRpcProvider {
     /// How long one request may take.
@@ -155,6 +175,9 @@ fn check_evm_rpc(keys: &Map<String, Value>) -> anyhow::Result<()> {
     }
     if provider.concurrent_request_limit == 0 {
         bail!("`concurrent_request_limit` must be at least 1");
+    }
+    if provider.rpc_batch_size > MAX_BATCH_SIZE {
+        bail!("`rpc_batch_size` must be at most {MAX_BATCH_SIZE}");
     }
     if !config::is_interval(provider.timeout_secs) {
         bail!("`timeout_secs` must be greater than 0 and at most a year");

@@ -16,12 +16,11 @@ use nozzle_metadata::Provider;
 use nozzle_sources::{
     BlockRows, BlockSource, Head, SharedSource, SourceError,
     evm::tables,
-    evm_rpc::{EvmRpc, EvmRpcConfig},
+    evm_rpc::{self, EvmRpc, EvmRpcConfig},
     failover::{Failover, FailoverPolicy},
     retry::{Retry, RetryPolicy},
 };
 use tokio::sync::OnceCell;
-use url::Url;
 
 use crate::{
     context::Context,
@@ -63,19 +62,21 @@ impl Endpoint {
 
     fn config(&self) -> anyhow::Result<EvmRpcConfig> {
         // The URL may hold a secret, so a bad one is not repeated.
-        let url = Url::parse(&self.keys.url).with_context(|| {
+        let url = evm_rpc::parse_url(&self.keys.url).with_context(|| {
             format!(
-                "the URL of the provider `{}` is not valid; it should look like http://localhost:8545",
+                "the URL of the provider `{}` is not valid; it should look like http://localhost:8545, ws://localhost:8546 or /path/to/geth.ipc",
                 self.name
             )
         })?;
         Ok(EvmRpcConfig {
-            provider: self.name.clone(),
-            url,
             concurrent_request_limit: usize::from(self.keys.concurrent_request_limit),
+            rate_limit_per_minute: self.keys.rate_limit_per_minute,
+            batch_size: usize::from(self.keys.rpc_batch_size),
+            receipts_per_tx: self.keys.fetch_receipts_per_tx,
             timeout: self.keys.timeout(),
             auth_token: self.keys.auth_token.clone(),
             auth_header: self.keys.auth_header.clone(),
+            ..EvmRpcConfig::new(&self.name, url)
         })
     }
 
@@ -147,6 +148,10 @@ impl BlockSource for OnNetwork {
 
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
         self.checked().await?.block_id(number).await
+    }
+
+    async fn head_moved(&self) {
+        self.node.head_moved().await;
     }
 
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {

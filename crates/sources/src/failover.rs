@@ -346,6 +346,11 @@ impl BlockSource for Failover {
         Ok(given)
     }
 
+    /// As the provider says that would be asked now.
+    async fn head_moved(&self) {
+        self.pool.targets[self.pool.begin().target].source.head_moved().await;
+    }
+
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let pool = Arc::clone(&self.pool);
         let reading = Reading { turn: pool.begin(), pool, remaining: Remaining::new(range), stream: None };

@@ -122,6 +122,10 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
         self.ask("a block's hash", || self.inner.block_id(number)).await
     }
 
+    async fn head_moved(&self) {
+        self.inner.head_moved().await;
+    }
+
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let stream = Resuming {
             policy: self.policy,

@@ -26,6 +26,12 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
     /// the head or the chain skipped it.
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError>;
 
+    /// Waits until the source says by itself that the head may have moved; one that cannot never
+    /// returns. A hint: callers poll as well.
+    async fn head_moved(&self) {
+        std::future::pending().await
+    }
+
     /// The rows of `range` in block order, without gaps between the items, each block linked to
     /// the one before it. The caller has made sure that the head is not below the range. After an
     /// error the stream is over: call again from the block after the last one received.

@@ -63,6 +63,8 @@ pub struct AnvilOptions {
     /// The port; 0 takes a free one. Restarting on the port of an anvil that ended is what the
     /// others are for.
     pub port: u16,
+    /// Where its IPC socket is; none unless said.
+    pub ipc: Option<PathBuf>,
     /// Further arguments as anvil takes them.
     pub extra_args: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Default for AnvilOptions {
             load_state: None,
             preserve_historical_states: false,
             port: 0,
+            ipc: None,
             extra_args: Vec::new(),
         }
     }
@@ -97,6 +100,9 @@ impl AnvilOptions {
         }
         if let Some(state) = &self.load_state {
             set("--load-state", state.display().to_string());
+        }
+        if let Some(path) = &self.ipc {
+            set("--ipc", path.display().to_string());
         }
         match self.block_time {
             Some(seconds) => set("--block-time", seconds.to_string()),
@@ -145,9 +151,14 @@ impl Anvil {
         Ok(anvil)
     }
 
-    /// The address of its JSON-RPC over HTTP; WebSocket is on the same port.
+    /// The address of its JSON-RPC over HTTP.
     pub fn url(&self) -> &str {
         self.rpc.url()
+    }
+
+    /// The address of its JSON-RPC over a WebSocket.
+    pub fn ws_url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
     }
 
     /// The port it listens on.

@@ -17,8 +17,9 @@ const MAY_USE: [(&str, &str); 6] = [
     ("nozzle-metadata", "nozzle-core async-trait bytes chrono serde sqlx thiserror tokio tracing uuid"),
     (
         "nozzle-sources",
-        "nozzle-core alloy-primitives alloy-rlp arrow async-trait bytes const-hex futures k256 reqwest serde \
-         sonic-rs thiserror tokio tracing url",
+        "nozzle-core alloy-primitives alloy-rlp arrow async-trait base64 bytes const-hex futures httpdate k256 \
+         percent-encoding reqwest rustls rustls-platform-verifier serde sonic-rs thiserror tokio \
+         tokio-tungstenite tracing url",
     ),
     (
         "nozzle-query",

@@ -35,9 +35,6 @@ const PROVIDER: &str = "fickle";
 /// The name of the one without, which is tried after it.
 const OTHER_PROVIDER: &str = "sound";
 
-/// As soon as the program sends batches, half of the schedules do.
-const HAS_BATCHES: bool = false;
-
 /// The rows of each table, and the sum of their hashes.
 type Sums = BTreeMap<String, (u64, String)>;
 
@@ -98,7 +95,7 @@ impl Day {
         let kind = if index % 5 == 4 { Kind::Lasting } else { Kind::Passing };
         // Level `full` sees what no other does.
         let is_full = index % 4 < 2;
-        let has_batches = HAS_BATCHES && index % 8 < 4;
+        let has_batches = index % 8 < 4;
         let mut rates = match kind {
             Kind::Passing => passing(is_full, has_batches),
             Kind::Lasting => lasting(index / 5),

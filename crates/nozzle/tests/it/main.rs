@@ -17,4 +17,5 @@ mod providers;
 mod readers;
 mod reorgs;
 mod servers;
+mod transports;
 mod truth;

@@ -37,5 +37,7 @@ mod tests;
 pub(crate) use json::Answer;
 pub use needs::TooFewColumns;
 pub use rows::{Decoded, Decoder, RawBlock};
-pub(crate) use rows::{Problem, check_link, hash_of_answer, id_of_answer, number_of_answer};
+pub(crate) use rows::{
+    Problem, check_link, hash_of_answer, id_of_answer, number_of_answer, transactions_of_answer,
+};
 pub use tables::tables;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use alloy_primitives::B256;
 use bytes::Bytes;
 use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, TableDef, block::BlockLink, manifest::Verify};
 use serde::Deserialize;
@@ -349,6 +350,17 @@ pub(crate) fn id_of_answer(answer: &[u8]) -> Result<BlockId, Problem> {
     let number = required(block.number).and_then(hex::quantity_u64).map_err(|bad| field("number", bad))?;
     let hash = required(block.hash).and_then(hex::fixed::<32>).map_err(|bad| field("hash", bad))?;
     Ok(BlockId { number, hash: hash.into() })
+}
+
+/// The hashes of the transactions in an answer to `eth_getBlockByNumber`.
+pub(crate) fn transactions_of_answer(answer: &[u8]) -> Result<Vec<B256>, Problem> {
+    let block: Block<'_> = parse(answer, "the block")?;
+    let malformed = |bad: Bad| Problem::Malformed(format!("the hash of a transaction {bad}"));
+    let transactions = block.transactions.into_iter().flatten();
+    let hash = |slot: TxSlot<'_>| {
+        required(slot.0.hash).and_then(hex::fixed::<32>).map(B256::from).map_err(malformed)
+    };
+    transactions.map(hash).collect()
 }
 
 /// The number that is an answer; the error goes on a sentence about the answer.

@@ -1,37 +1,40 @@
-//! One JSON-RPC call over HTTP, and what its failures mean.
+//! One JSON-RPC call, and what its failures mean.
 //!
 //! An address may hold a key in its path, its query or before its host. So nothing of it but the
 //! host is ever shown, and what a node says is cleaned of it before it is passed on.
 
 use std::{
-    error::Error,
-    io,
-    sync::atomic::{AtomicU64, Ordering},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use reqwest::{
-    StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
-    redirect::Policy,
-};
+use nozzle_core::BlockNum;
 use serde::de::IgnoredAny;
-use url::{Host, Url};
 
-use super::EvmRpcConfig;
+use super::{
+    EvmRpcConfig,
+    batch::{BatchLimit, Call},
+    limit::{LimitOptions, Limiter},
+    transport::{self, Failure, Request, Response, Transport},
+};
 use crate::{error::SourceError, evm::Answer};
 
 /// Answers up to this size are looked through at once; an error object or null is never larger.
 const SMALL_BYTES: usize = 16 << 10;
-/// The largest answer that is read.
-const MAX_ANSWER_BYTES: usize = 512 << 20;
-/// The most that is made room for before it has arrived.
-const MAX_RESERVED_BYTES: u64 = 16 << 20;
 /// How much of a node's own words an error carries.
 const MAX_MESSAGE_CHARS: usize = 300;
 
 const METHOD_NOT_FOUND: i64 = -32601;
+/// The codes of errors that ask for fewer requests: a limit is exceeded, or too many requests.
+const PUSH_BACK: [i64; 2] = [-32005, 429];
+/// What nodes say of a method that they do not have, beside naming it.
+const NO_METHOD: [&str; 6] =
+    ["not found", "not supported", "not available", "not exist", "unsupported", "unknown method"];
 const CHECK_URL: &str = "check that `url` is the address of a JSON-RPC endpoint";
 
 /// An answer that is not an error.
@@ -43,8 +46,16 @@ pub(crate) struct Reply {
     pub is_null: bool,
 }
 
-/// Why a call failed.
+/// The body of a response that is not an error of HTTP.
 #[derive(Debug)]
+pub(crate) struct ResponseBody {
+    pub body: Bytes,
+    /// The ids of the calls that it answers.
+    pub ids: Range<u64>,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone)]
 pub(crate) enum CallError {
     /// The node answered with an error object.
     Rpc {
@@ -53,20 +64,54 @@ pub(crate) enum CallError {
         /// The node's words, without secrets.
         message: String,
     },
-    /// There is no answer, or none that is JSON-RPC.
-    Source(SourceError),
+    /// The answer may be had later.
+    Unavailable(String),
+    /// The provider wants fewer requests.
+    PushedBack {
+        /// In its words.
+        why: String,
+        /// How long it wants none, where it says so.
+        rest: Option<Duration>,
+    },
+    /// Asking again does not help.
+    Refused(String),
+    /// The node does not take a request like this one.
+    Unfit {
+        /// The status of HTTP that says so.
+        status: u16,
+        /// What that means where nothing else is known.
+        why: String,
+    },
+}
+
+impl CallError {
+    /// Whether the node does not have the method, while it has others.
+    pub fn is_unknown_method(&self, method: &str) -> bool {
+        match self {
+            Self::Rpc { code: METHOD_NOT_FOUND, .. } => true,
+            Self::Rpc { message, .. } => {
+                let message = message.to_ascii_lowercase();
+                let is_of_it = message.contains("method") || message.contains(&method.to_ascii_lowercase());
+                is_of_it && NO_METHOD.iter().any(|words| message.contains(words))
+            }
+            Self::Unfit { status, .. } => matches!(status, 404 | 405),
+            Self::Unavailable(_) | Self::PushedBack { .. } | Self::Refused(_) => false,
+        }
+    }
 }
 
 /// A node that can be called.
 pub(crate) struct Client {
     provider: String,
-    /// Host and port, for messages.
+    /// What messages call the node.
     address: String,
-    url: Url,
-    timeout: Duration,
     secrets: Vec<String>,
-    http: reqwest::Client,
+    transport: Transport,
     next_id: AtomicU64,
+    limiter: Arc<Limiter>,
+    batch_limit: BatchLimit,
+    /// Whether it was said that batches are refused.
+    has_said_refused: AtomicBool,
 }
 
 impl std::fmt::Debug for Client {
@@ -78,31 +123,17 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// A client for the node; nothing is sent yet.
     pub fn new(config: EvmRpcConfig) -> Result<Self, SourceError> {
-        let refused = |why: String| SourceError::Refused { provider: config.provider.clone(), why };
-        let scheme = config.url.scheme();
-        if !matches!(scheme, "http" | "https") {
-            return Err(refused(format!(
-                "the scheme of `url` is `{scheme}`; those that work are http and https"
-            )));
-        }
-        let headers = auth_headers(&config).map_err(refused)?;
-        let http = reqwest::Client::builder()
-            .default_headers(headers)
-            .redirect(Policy::none())
-            .timeout(config.timeout)
-            .http2_adaptive_window(true)
-            // Unpacking costs more than a loopback connection does.
-            .gzip(!is_loopback(&config.url))
-            .build()
-            .map_err(|error| refused(format!("no HTTP client can be made: {}", root_cause(&error))))?;
+        let transport = Transport::new(&config)
+            .map_err(|why| SourceError::Refused { provider: config.provider.clone(), why })?;
         Ok(Self {
-            address: address(&config.url),
+            address: transport::address(&config.url),
             secrets: secrets(&config),
-            provider: config.provider,
-            url: config.url,
-            timeout: config.timeout,
-            http,
+            provider: config.provider.clone(),
+            transport,
             next_id: AtomicU64::new(1),
+            limiter: Limiter::new(&limits(&config)),
+            batch_limit: BatchLimit::new(config.batch_size),
+            has_said_refused: AtomicBool::new(false),
         })
     }
 
@@ -111,24 +142,96 @@ impl Client {
         &self.provider
     }
 
-    /// Calls a method; `params` is a JSON array.
-    pub async fn call(&self, method: &str, params: &str) -> Result<Reply, CallError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
-        let post = self.http.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(request);
-        let mut response = post.send().await.map_err(|error| self.transport(&error))?;
-        let status = response.status();
-        let body = self.read(&mut response).await?;
-        if status.is_success() { self.reply(body) } else { Err(self.bad_status(status, &body)) }
+    /// What lets requests through.
+    pub fn limiter(&self) -> &Arc<Limiter> {
+        &self.limiter
     }
 
-    /// What an error object means to the caller.
-    pub fn rpc_error(&self, method: &str, code: i64, message: &str) -> SourceError {
-        if code == METHOD_NOT_FOUND {
-            self.refused(format!("it does not have the method `{method}`: {message}"))
-        } else {
-            self.unavailable(format!("`{method}` failed: {message} ({code})"))
+    /// How many calls a request may have.
+    pub fn batch_limit(&self) -> &BatchLimit {
+        &self.batch_limit
+    }
+
+    /// Whether it is now to be said, for the first time, that the node refuses batches.
+    pub fn says_batches_are_refused(&self) -> bool {
+        !self.has_said_refused.swap(true, Ordering::Relaxed)
+    }
+
+    /// Calls a method; `params` is a JSON array. The caller has a turn.
+    pub async fn call(&self, method: &'static str, params: &str) -> Result<Reply, CallError> {
+        let calls = [Call { method, params: params.to_owned() }];
+        let lost = || Err(CallError::Unavailable("the call was not made".into()));
+        self.call_all(&calls).await.pop().unwrap_or_else(lost)
+    }
+
+    /// Sends one call, without regard to limits.
+    pub async fn send_call(&self, call: &Call) -> Result<Reply, CallError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let request = Request { body: call_text(id, call.method, &call.params), ids: id..id + 1 };
+        self.reply(self.send(request).await?.body)
+    }
+
+    /// Sends several calls in one request, without regard to limits.
+    pub async fn send_calls(&self, calls: &[&Call]) -> Result<ResponseBody, CallError> {
+        let count = calls.len() as u64;
+        let first = self.next_id.fetch_add(count, Ordering::Relaxed);
+        let ids = first..first + count;
+        let texts: Vec<_> =
+            ids.clone().zip(calls).map(|(id, call)| call_text(id, call.method, &call.params)).collect();
+        self.send(Request { body: format!("[{}]", texts.join(",")), ids }).await
+    }
+
+    async fn send(&self, request: Request) -> Result<ResponseBody, CallError> {
+        let ids = request.ids.clone();
+        match self.transport.send(request).await {
+            Ok(Response { status, body, .. }) if status.is_success() => Ok(ResponseBody { body, ids }),
+            Ok(response) => Err(self.bad_status(&response)),
+            Err(Failure::Unavailable(why)) => Err(CallError::Unavailable(self.clean(&why))),
+            Err(Failure::Refused(why)) => Err(CallError::Refused(self.clean(&why))),
         }
+    }
+
+    /// Waits until the node tells of a new head.
+    pub async fn head_moved(&self) {
+        let subscribe = || {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            call_text(id, "eth_subscribe", r#"["newHeads"]"#)
+        };
+        self.transport.head_moved(subscribe).await;
+    }
+
+    /// Gives up what is connected; the next request connects anew.
+    pub async fn redial(&self) {
+        self.transport.redial().await;
+    }
+
+    /// What a failed call means to whoever asked for blocks.
+    pub fn source_error(&self, method: &str, error: CallError) -> SourceError {
+        match error {
+            CallError::Rpc { code: METHOD_NOT_FOUND, message } => {
+                self.refused(format!("it does not have the method `{method}`: {message}"))
+            }
+            CallError::Rpc { code, message } => {
+                self.unavailable(format!("`{method}` failed: {message} ({code})"))
+            }
+            CallError::Unavailable(why) | CallError::PushedBack { why, .. } => self.unavailable(why),
+            CallError::Refused(why) | CallError::Unfit { why, .. } => self.refused(why),
+        }
+    }
+
+    /// The answer to a question about a block; null means that it is missing.
+    pub fn present(
+        &self,
+        block: BlockNum,
+        method: &str,
+        what: &'static str,
+        answer: Result<Reply, CallError>,
+    ) -> Result<Bytes, SourceError> {
+        let reply = answer.map_err(|error| self.source_error(method, error))?;
+        if reply.is_null {
+            return Err(SourceError::Missing { provider: self.provider.clone(), block, what });
+        }
+        Ok(reply.body)
     }
 
     /// The answer may be had later.
@@ -140,24 +243,10 @@ impl Client {
         SourceError::Refused { provider: self.provider.clone(), why }
     }
 
-    async fn read(&self, response: &mut reqwest::Response) -> Result<Bytes, CallError> {
-        let expected = response.content_length().unwrap_or(0).min(MAX_RESERVED_BYTES);
-        let mut body = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(&error))? {
-            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-                let why = format!("an answer has more than {} MiB", MAX_ANSWER_BYTES >> 20);
-                return Err(CallError::Source(self.refused(why)));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.into())
-    }
-
-    fn reply(&self, body: Bytes) -> Result<Reply, CallError> {
+    /// Looks at an answer: whether it is one, and not an error.
+    pub fn reply(&self, body: Bytes) -> Result<Reply, CallError> {
         if !looks_like_json(&body) {
-            return Err(CallError::Source(
-                self.refused(format!("it does not answer with JSON; {CHECK_URL}")),
-            ));
+            return Err(CallError::Refused(format!("it does not answer with JSON; {CHECK_URL}")));
         }
         if body.len() > SMALL_BYTES {
             return Ok(Reply { body, is_null: false });
@@ -165,57 +254,49 @@ impl Client {
         let answer: Answer<'_, IgnoredAny> = match sonic_rs::from_slice(&body) {
             Ok(answer) => answer,
             Err(error) if error.is_unmatched_type() => {
-                let why = format!("it does not answer as JSON-RPC does; {CHECK_URL}");
-                return Err(CallError::Source(self.refused(why)));
+                return Err(CallError::Refused(format!("it does not answer as JSON-RPC does; {CHECK_URL}")));
             }
-            Err(_) => {
-                let why = "the answer is not JSON to its end".to_owned();
-                return Err(CallError::Source(self.unavailable(why)));
-            }
+            Err(_) => return Err(CallError::Unavailable("the answer is not JSON to its end".into())),
         };
         if let Some(error) = answer.error {
-            return Err(CallError::Rpc { code: error.code, message: self.clean(&error.message) });
+            let (code, message) = (error.code, self.clean(&error.message));
+            return Err(if PUSH_BACK.contains(&code) {
+                let why = format!("it wants fewer requests: {message} ({code})");
+                CallError::PushedBack { why, rest: None }
+            } else {
+                CallError::Rpc { code, message }
+            });
         }
         let is_null = answer.result.is_none();
         Ok(Reply { body, is_null })
     }
 
-    fn bad_status(&self, status: StatusCode, body: &[u8]) -> CallError {
+    fn bad_status(&self, Response { status, body, retry_after }: &Response) -> CallError {
         let said = sonic_rs::from_slice::<Answer<'_, IgnoredAny>>(body).ok().and_then(|answer| answer.error);
         let words =
             said.as_ref().map(|error| format!(": {}", self.clean(&error.message))).unwrap_or_default();
-        let error = match status.as_u16() {
-            401 | 403 => self.refused(format!(
+        match status.as_u16() {
+            401 | 403 => CallError::Refused(format!(
                 "it answers HTTP {status}{words}; check `auth_token`, `auth_header` and the key in `url`"
             )),
-            408 | 425 | 429 | 500.. => self.unavailable(format!("it answers HTTP {status}{words}")),
-            300..=399 => {
-                self.refused(format!("it answers HTTP {status}, a redirection; set `url` to where it leads"))
+            429 => {
+                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
             }
+            503 if retry_after.is_some() => {
+                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
+            }
+            408 | 425 | 500.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
+            300..=399 => CallError::Refused(format!(
+                "it answers HTTP {status}, a redirection; set `url` to where it leads"
+            )),
             _ => match said {
-                Some(error) => {
-                    return CallError::Rpc { code: error.code, message: self.clean(&error.message) };
-                }
-                None => self.refused(format!("it answers HTTP {status}; {CHECK_URL}")),
+                Some(error) => CallError::Rpc { code: error.code, message: self.clean(&error.message) },
+                None => CallError::Unfit {
+                    status: status.as_u16(),
+                    why: format!("it answers HTTP {status}; {CHECK_URL}"),
+                },
             },
-        };
-        CallError::Source(error)
-    }
-
-    fn transport(&self, error: &reqwest::Error) -> CallError {
-        let (address, cause) = (&self.address, self.clean(&root_cause(error)));
-        let why = if error.is_timeout() {
-            format!("{address} gave no answer within {:?}", self.timeout)
-        } else if is_refused(error) {
-            format!("nothing listens at {address}")
-        } else if error.is_dns() {
-            format!("the name of {address} cannot be resolved: {cause}")
-        } else if error.is_connect() {
-            format!("no connection to {address} can be made: {cause}")
-        } else {
-            format!("the connection to {address} broke: {cause}")
-        };
-        CallError::Source(self.unavailable(why))
+        }
     }
 
     /// The words of a node, cut short, on one line and without the secrets that it may repeat.
@@ -228,27 +309,25 @@ impl Client {
     }
 }
 
-fn auth_headers(config: &EvmRpcConfig) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
-    let (name, value) = match (&config.auth_header, &config.auth_token) {
-        (None, None) => return Ok(headers),
-        (Some(_), None) => return Err("`auth_header` is set without `auth_token`".into()),
-        (None, Some(token)) => (AUTHORIZATION, format!("Bearer {token}")),
-        (Some(header), Some(token)) => {
-            let name = HeaderName::from_bytes(header.as_bytes());
-            (name.map_err(|_| format!("`auth_header` is not a header's name: `{header}`"))?, token.clone())
-        }
-    };
-    let mut value = HeaderValue::from_str(&value)
-        .map_err(|_| "`auth_token` has characters that a header cannot carry".to_owned())?;
-    value.set_sensitive(true);
-    headers.insert(name, value);
-    Ok(headers)
+fn limits(config: &EvmRpcConfig) -> LimitOptions {
+    LimitOptions {
+        requests: config.request_limit(),
+        is_near: transport::is_near(&config.url),
+        calls_per_minute: config.rate_limit_per_minute,
+        patience: config.pushback_patience,
+    }
+}
+
+fn call_text(id: u64, method: &str, params: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
 }
 
 /// What a node's words must be cleaned of, longest first.
 fn secrets(config: &EvmRpcConfig) -> Vec<String> {
     let url = &config.url;
+    if transport::is_path(url) {
+        return vec![];
+    }
     let mut secrets: Vec<String> = vec![url.username().to_owned(), url.path().to_owned()];
     secrets.extend(url.password().map(str::to_owned));
     secrets.extend(url.query().map(str::to_owned));
@@ -262,36 +341,33 @@ fn secrets(config: &EvmRpcConfig) -> Vec<String> {
     secrets
 }
 
-fn address(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    }
-}
-
 fn looks_like_json(body: &[u8]) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()).is_none_or(|byte| *byte == b'{')
 }
 
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The innermost cause. Outer ones may show the address.
-fn root_cause(error: &reqwest::Error) -> String {
-    let cause = causes(error).skip(1).last();
-    cause.map_or_else(|| "the reason is not known".to_owned(), ToString::to_string)
-}
-
-fn is_refused(error: &reqwest::Error) -> bool {
-    causes(error)
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+    #[test]
+    fn a_method_that_a_node_does_not_have_is_known_by_what_it_says() {
+        let says = |code, message: &str| {
+            CallError::Rpc { code, message: message.into() }.is_unknown_method("eth_getBlockReceipts")
+        };
+        assert!(says(-32601, "no"));
+        for words in [
+            "Method not found",
+            "the method eth_getBlockReceipts does not exist/is not available",
+            "eth_getBlockReceipts is not supported",
+            "Unsupported method: eth_getBlockReceipts",
+        ] {
+            assert!(says(-32000, words), "{words}");
+        }
+        for words in ["header not found", "state is not available", "busy"] {
+            assert!(!says(-32000, words), "{words}");
+        }
+        let unfit = |status| CallError::Unfit { status, why: String::new() }.is_unknown_method("m");
+        assert_eq!([404, 405, 400, 413].map(unfit), [true, true, false, false]);
+        assert!(!CallError::Unavailable("method not found".into()).is_unknown_method("m"));
+    }
 }

@@ -1,16 +1,16 @@
 //! The questions that are asked of a node.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use nozzle_core::{BlockHash, BlockId, BlockNum};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use nozzle_core::{BlockId, BlockNum};
+use tokio::time::Instant;
 
 use super::{
+    batch::Call,
     client::{CallError, Client, Reply},
+    head::{HeadWatch, Stall},
+    limit::Turn,
+    receipts::{Receipts, ReceiptsFrom},
     stream::ByteBudget,
 };
 use crate::{
@@ -20,8 +20,8 @@ use crate::{
 };
 
 const GET_BLOCK: &str = "eth_getBlockByNumber";
-const GET_RECEIPTS: &str = "eth_getBlockReceipts";
-const INVALID_PARAMS: i64 = -32602;
+/// The parameters are not those of the method.
+pub(crate) const INVALID_PARAMS: i64 = -32602;
 /// The block is not known, as the engine's specification counts.
 const UNKNOWN_BLOCK: i64 = -39001;
 
@@ -41,34 +41,32 @@ const NO_FINALITY: [&str; 9] = [
 /// A node and the limits that hold for all that is asked of it.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    client: Client,
-    requests: Arc<Semaphore>,
+    client: Arc<Client>,
     /// The most requests at a time.
     pub request_limit: usize,
     /// What all streams together hold in memory.
     pub budget: ByteBudget,
-    needs_receipts: bool,
-    /// Whether the node has shown that it takes only numbers.
-    receipts_by_number: AtomicBool,
+    /// Absent where no column needs them.
+    receipts: Option<Receipts>,
+    heads: Mutex<HeadWatch>,
 }
 
 impl Fetch {
-    /// Asks with at most `request_limit` requests at a time.
-    pub fn new(client: Client, request_limit: usize, needs_receipts: bool) -> Self {
-        let request_limit = request_limit.min(Semaphore::MAX_PERMITS);
+    /// Asks a node with at most `request_limit` requests at a time.
+    pub fn new(client: Client, request_limit: usize, receipts: Option<ReceiptsFrom>) -> Self {
+        let client = Arc::new(client);
         Self {
+            receipts: receipts.map(|from| Receipts::new(client.clone(), from)),
             client,
-            requests: Arc::new(Semaphore::new(request_limit)),
             request_limit,
             budget: ByteBudget::default(),
-            needs_receipts,
-            receipts_by_number: AtomicBool::new(false),
+            heads: Mutex::default(),
         }
     }
 
     /// Waits until one more request may be under way. Requests get their turn in this order.
-    pub async fn turn(&self) -> OwnedSemaphorePermit {
-        self.requests.clone().acquire_owned().await.expect("this semaphore is never closed")
+    pub async fn turn(&self) -> Turn {
+        self.client.limiter().turn().await
     }
 
     /// The provider's name.
@@ -81,48 +79,30 @@ impl Fetch {
         self.client.unavailable(format!("reading was broken off: {why}"))
     }
 
-    /// A block and, where they are needed, its receipts; the caller has waited for its turn.
-    pub async fn raw_block(&self, number: BlockNum) -> Result<RawBlock, SourceError> {
-        self.block_with_receipts(number).await.map_err(|error| error.of_block(number))
+    /// How many blocks are asked for together.
+    pub fn batch_size(&self) -> usize {
+        self.client.batch_limit().get()
     }
 
-    async fn block_with_receipts(&self, number: BlockNum) -> Result<RawBlock, SourceError> {
-        let reply = self.call(GET_BLOCK, &format!(r#"["{number:#x}",true]"#)).await?;
-        if reply.is_null {
-            return Err(self.missing(number, "the block"));
-        }
-        let block = reply.body;
-        let receipts = if self.needs_receipts { Some(self.receipts(number, &block).await?) } else { None };
-        Ok(RawBlock { number, block, receipts })
+    /// Blocks and, where they are needed, their receipts, in the order of the numbers; the caller has
+    /// waited for its turn.
+    pub async fn raw_blocks(&self, numbers: &[BlockNum]) -> Vec<Result<RawBlock, SourceError>> {
+        let call = |number: &BlockNum| Call { method: GET_BLOCK, params: format!(r#"["{number:#x}",true]"#) };
+        let calls: Vec<_> = numbers.iter().map(call).collect();
+        let answers = self.client.call_all(&calls).await;
+        let blocks =
+            numbers.iter().zip(answers).map(|(number, answer)| self.block(*number, answer)).collect();
+        let blocks = match &self.receipts {
+            Some(receipts) => receipts.add(blocks).await,
+            None => blocks,
+        };
+        let named = numbers.iter().zip(blocks);
+        named.map(|(number, block)| block.map_err(|error| error.of_block(*number))).collect()
     }
 
-    /// The receipts, by the hash that the block has in this answer: by its number they could be
-    /// those of another fork.
-    async fn receipts(&self, number: BlockNum, block: &[u8]) -> Result<Bytes, SourceError> {
-        let by_number = self.receipts_by_number.load(Ordering::Relaxed);
-        if !by_number {
-            let hash = self.hash_of(number, block)?;
-            match self.client.call(GET_RECEIPTS, &format!(r#"["{hash}"]"#)).await {
-                Err(CallError::Rpc { code: INVALID_PARAMS, .. }) => {}
-                answer => return self.present(number, answer),
-            }
-        }
-        let answer = self.client.call(GET_RECEIPTS, &format!(r#"["{number:#x}"]"#)).await;
-        let receipts = self.present(number, answer)?;
-        if !self.receipts_by_number.swap(true, Ordering::Relaxed) {
-            let provider = self.client.provider();
-            tracing::info!(provider, "the node gives receipts by number only, not by hash");
-        }
-        Ok(receipts)
-    }
-
-    fn present(&self, number: BlockNum, answer: Result<Reply, CallError>) -> Result<Bytes, SourceError> {
-        let reply = answer.map_err(|error| self.source_error(GET_RECEIPTS, error))?;
-        if reply.is_null { Err(self.missing(number, "the receipts")) } else { Ok(reply.body) }
-    }
-
-    fn hash_of(&self, number: BlockNum, block: &[u8]) -> Result<BlockHash, SourceError> {
-        evm::hash_of_answer(block).map_err(|problem| problem.of_block(self.client.provider(), number))
+    fn block(&self, number: BlockNum, answer: Result<Reply, CallError>) -> Result<RawBlock, SourceError> {
+        let block = self.client.present(number, GET_BLOCK, "the block", answer)?;
+        Ok(RawBlock { number, block, receipts: None })
     }
 
     /// The chain's id.
@@ -136,7 +116,25 @@ impl Fetch {
     /// The newest block and the newest final one.
     pub async fn head(&self) -> Result<Head, SourceError> {
         let (latest, finalized) = futures::try_join!(self.latest(), self.finalized())?;
+        self.watch(latest).await;
         Ok(Head { latest, finalized })
+    }
+
+    /// Dials anew where the head is stuck: what is connected may be a node that has lost its peers,
+    /// and others stand behind the same address.
+    async fn watch(&self, latest: BlockId) {
+        let stall = self.heads.lock().unwrap_or_else(PoisonError::into_inner).note(latest, Instant::now());
+        let Some(Stall { duration, is_news }) = stall else { return };
+        if is_news {
+            let (provider, head, seconds) = (self.client.provider(), latest.number, duration.as_secs());
+            tracing::warn!(provider, head, seconds, "the head has stopped moving; the node is dialled anew");
+        }
+        self.client.redial().await;
+    }
+
+    /// Waits until the node tells of a new head.
+    pub async fn head_moved(&self) {
+        self.client.head_moved().await;
     }
 
     async fn latest(&self) -> Result<BlockId, SourceError> {
@@ -154,7 +152,7 @@ impl Fetch {
         match self.client.call(GET_BLOCK, r#"["finalized",false]"#).await {
             Ok(reply) => self.tagged("finalized", &reply),
             Err(CallError::Rpc { code, message }) if says_no_finality(code, &message) => Ok(None),
-            Err(error) => Err(self.source_error(GET_BLOCK, error)),
+            Err(error) => Err(self.client.source_error(GET_BLOCK, error)),
         }
     }
 
@@ -183,19 +181,8 @@ impl Fetch {
         }
     }
 
-    async fn call(&self, method: &str, params: &str) -> Result<Reply, SourceError> {
-        self.client.call(method, params).await.map_err(|error| self.source_error(method, error))
-    }
-
-    fn source_error(&self, method: &str, error: CallError) -> SourceError {
-        match error {
-            CallError::Rpc { code, message } => self.client.rpc_error(method, code, &message),
-            CallError::Source(error) => error,
-        }
-    }
-
-    fn missing(&self, block: BlockNum, what: &'static str) -> SourceError {
-        SourceError::Missing { provider: self.client.provider().to_owned(), block, what }
+    async fn call(&self, method: &'static str, params: &str) -> Result<Reply, SourceError> {
+        self.client.call(method, params).await.map_err(|error| self.client.source_error(method, error))
     }
 }
 

@@ -1,14 +1,19 @@
 //! An EVM chain over the JSON-RPC of an execution client.
 //!
 //! ```text
-//!  numbers ─► fetch (a task a block: block, then its receipts by hash) ─► ready blocks, in order
+//!  numbers ─► fetch (a task a block or batch: blocks, then receipts by hash) ─► ready blocks, in order
 //!                                                                              │
 //!  BlockRows ◄─ links checked ◄─ decode (groups, on threads of their own) ◄────┘
 //! ```
 
+mod batch;
 mod client;
 mod fetch;
+mod head;
+mod limit;
+mod receipts;
 mod stream;
+mod transport;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,6 +29,7 @@ use crate::{
 };
 use client::Client;
 use fetch::Fetch;
+use receipts::ReceiptsFrom;
 
 #[cfg(test)]
 mod tests;
@@ -33,10 +39,20 @@ mod tests;
 pub struct EvmRpcConfig {
     /// The provider's name, for messages.
     pub provider: String,
-    /// The address, http or https; what it holds beyond the host is taken for a secret.
+    /// The address: http, https, ws, wss, or ipc and the path of a socket. What it holds beyond a host is
+    /// taken for a secret.
     pub url: Url,
-    /// The most requests at a time, over all streams; at least one.
+    /// The most requests at a time, over all streams; at least one. A node of another machine gets as
+    /// many as it keeps up with.
     pub concurrent_request_limit: usize,
+    /// The most calls in a minute, those of a batch counted each; 0: no limit.
+    pub rate_limit_per_minute: u32,
+    /// How long a request is asked again that does nothing but push back.
+    pub pushback_patience: Duration,
+    /// The most calls of a request; none or one: no batches.
+    pub batch_size: usize,
+    /// Ask for the receipts of each transaction by itself, also where the node gives those of a block.
+    pub receipts_per_tx: bool,
     /// How long one request may take.
     pub timeout: Duration,
     /// A secret that is sent with every request.
@@ -46,17 +62,32 @@ pub struct EvmRpcConfig {
 }
 
 impl EvmRpcConfig {
-    /// The defaults: 64 requests at a time, 30 seconds each, no token.
+    /// The defaults: 64 requests at a time, 30 seconds each, no batches, no token,
+    /// 30 seconds of patience.
     pub fn new(provider: &str, url: Url) -> Self {
         Self {
             provider: provider.to_owned(),
             url,
             concurrent_request_limit: 64,
+            rate_limit_per_minute: 0,
+            pushback_patience: Duration::from_secs(30),
+            batch_size: 0,
+            receipts_per_tx: false,
             timeout: Duration::from_secs(30),
             auth_token: None,
             auth_header: None,
         }
     }
+
+    fn request_limit(&self) -> usize {
+        self.concurrent_request_limit.clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
+    }
+}
+
+/// An address as a provider has it: a URL, or the absolute path of a socket of this machine. `None`
+/// where it is neither.
+pub fn parse_url(text: &str) -> Option<Url> {
+    if text.starts_with('/') { Url::from_file_path(text).ok() } else { Url::parse(text).ok() }
 }
 
 impl std::fmt::Debug for EvmRpcConfig {
@@ -65,6 +96,7 @@ impl std::fmt::Debug for EvmRpcConfig {
             .field("provider", &self.provider)
             .field("host", &self.url.host_str())
             .field("concurrent_request_limit", &self.concurrent_request_limit)
+            .field("batch_size", &self.batch_size)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -85,9 +117,10 @@ impl EvmRpc {
     /// The process must have installed a default rustls provider.
     pub fn connect(config: EvmRpcConfig, tables: Vec<TableDef>, verify: Verify) -> Result<Self, SourceError> {
         let decoder = Decoder::new(&config.provider, tables, verify)?;
-        let limit = config.concurrent_request_limit.max(1);
+        let limit = config.request_limit();
+        let from = if config.receipts_per_tx { ReceiptsFrom::Transactions } else { ReceiptsFrom::Hash };
         let client = Client::new(config)?;
-        let fetch = Fetch::new(client, limit, decoder.needs_receipts());
+        let fetch = Fetch::new(client, limit, decoder.needs_receipts().then_some(from));
         Ok(Self { fetch: Arc::new(fetch), decoder: Arc::new(decoder) })
     }
 
@@ -113,6 +146,11 @@ impl BlockSource for EvmRpc {
 
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
         self.fetch.block_id(number).await
+    }
+
+    /// Over a WebSocket or IPC the node tells of new heads; over HTTP it cannot.
+    async fn head_moved(&self) {
+        self.fetch.head_moved().await;
     }
 
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {

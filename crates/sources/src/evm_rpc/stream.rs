@@ -8,11 +8,11 @@ use std::sync::{
 use futures::stream::{self, BoxStream, StreamExt};
 use nozzle_core::{BlockNum, BlockRange, block::BlockLink};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::{JoinError, JoinHandle, JoinSet},
 };
 
-use super::fetch::Fetch;
+use super::{fetch::Fetch, limit::Turn};
 use crate::{
     error::SourceError,
     evm::{self, Decoded, Decoder, RawBlock},
@@ -51,10 +51,6 @@ impl<T> Task<T> {
     async fn join(mut self) -> Result<T, JoinError> {
         (&mut self.0).await
     }
-
-    fn is_finished(&self) -> bool {
-        self.0.is_finished()
-    }
 }
 
 impl<T> Drop for Task<T> {
@@ -69,7 +65,25 @@ struct Fetched {
     hold: Hold,
 }
 
-type FetchTask = Task<Result<Fetched, SourceError>>;
+/// A block that is being fetched, alone or with others.
+struct Coming {
+    block: oneshot::Receiver<Result<Fetched, SourceError>>,
+    /// Ends when none of its blocks is wanted any more.
+    task: Arc<Task<()>>,
+}
+
+impl Coming {
+    async fn arrive(self, fetch: &Fetch) -> Result<Fetched, SourceError> {
+        let arrived = self.block.await.unwrap_or_else(|_| Err(fetch.lost(&"a request ended too early")));
+        drop(self.task);
+        arrived
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.block.is_empty()
+    }
+}
+
 type DecodeTask = Task<Decoded>;
 
 /// A stream under way.
@@ -87,7 +101,10 @@ struct Running {
 
 impl Running {
     fn start(fetch: Arc<Fetch>, decoder: Arc<Decoder>, range: BlockRange) -> Self {
-        let lookahead = fetch.request_limit.saturating_mul(LOOKAHEAD_PER_REQUEST).clamp(1, 4096);
+        let batch = fetch.batch_size();
+        let lookahead = fetch.request_limit.saturating_mul(LOOKAHEAD_PER_REQUEST).saturating_mul(batch);
+        // Room for what is under way at the least.
+        let lookahead = lookahead.clamp(batch, 4096.max(batch));
         let (fetched_in, fetched) = mpsc::channel(lookahead);
         let (decoded_in, decoded) = mpsc::channel(parallel_decodes());
         let mut tasks = JoinSet::new();
@@ -140,34 +157,51 @@ fn parallel_decodes() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
 }
 
-/// Starts to fetch one block after the other, as fast as the limits allow.
-async fn start_fetches(fetch: Arc<Fetch>, range: BlockRange, fetched: mpsc::Sender<FetchTask>) {
+/// Starts to fetch one block or batch after the other, as fast as the limits allow.
+async fn start_fetches(fetch: Arc<Fetch>, range: BlockRange, fetched: mpsc::Sender<Coming>) {
     let own = Arc::new(Semaphore::new(1));
-    for number in range.start()..=range.end() {
-        let Ok(place) = fetched.reserve().await else { return };
-        let hold = fetch.budget.hold(&own).await;
+    let mut left = Some(range);
+    while let Some(range) = left {
+        let wanted = usize::try_from(range.len()).unwrap_or(usize::MAX).min(fetch.batch_size());
+        let Ok(places) = fetched.reserve_many(wanted).await else { return };
+        let holds = fetch.budget.hold(&own, wanted).await;
         let turn = fetch.turn().await;
-        place.send(Task(tokio::spawn(fetch_one(fetch.clone(), number, hold, turn))));
+        let last = range.start() + (holds.len() as u64 - 1);
+        let (arrived, coming): (Vec<_>, Vec<_>) = holds.iter().map(|_| oneshot::channel()).unzip();
+        let numbers = (range.start()..=last).collect();
+        let task = fetch_some(fetch.clone(), numbers, holds, turn, arrived);
+        let task = Arc::new(Task(tokio::spawn(task)));
+        for (place, block) in places.zip(coming) {
+            place.send(Coming { block, task: task.clone() });
+        }
+        left = last.checked_add(1).and_then(|next| BlockRange::new(next, range.end()));
     }
 }
 
-async fn fetch_one(
+async fn fetch_some(
     fetch: Arc<Fetch>,
-    number: BlockNum,
-    mut hold: Hold,
-    turn: OwnedSemaphorePermit,
-) -> Result<Fetched, SourceError> {
-    let raw = fetch.raw_block(number).await?;
+    numbers: Vec<BlockNum>,
+    holds: Vec<Hold>,
+    turn: Turn,
+    arrived: Vec<oneshot::Sender<Result<Fetched, SourceError>>>,
+) {
+    let blocks = fetch.raw_blocks(&numbers).await;
     drop(turn);
-    fetch.budget.settle(&mut hold, raw.size_bytes());
-    Ok(Fetched { raw, hold })
+    for ((block, mut hold), arrived) in blocks.into_iter().zip(holds).zip(arrived) {
+        let fetched = block.map(|raw| {
+            fetch.budget.settle(&mut hold, raw.size_bytes());
+            Fetched { raw, hold }
+        });
+        // Whoever wanted it may be gone.
+        arrived.send(fetched).ok();
+    }
 }
 
 /// Takes blocks as they become ready, in order, and decodes them in groups.
 async fn start_decodes(
     fetch: Arc<Fetch>,
     decoder: Arc<Decoder>,
-    fetched: mpsc::Receiver<FetchTask>,
+    fetched: mpsc::Receiver<Coming>,
     decoded: mpsc::Sender<Result<DecodeTask, SourceError>>,
 ) {
     let mut groups = Groups { fetched, next: None };
@@ -201,23 +235,23 @@ fn decode(decoder: &Decoder, group: Vec<Fetched>) -> Decoded {
 
 /// Cuts the blocks that are ready into groups.
 struct Groups {
-    fetched: mpsc::Receiver<FetchTask>,
+    fetched: mpsc::Receiver<Coming>,
     /// A block that was not ready when the last group was taken.
-    next: Option<FetchTask>,
+    next: Option<Coming>,
 }
 
 impl Groups {
     /// Waits for the next block and takes those behind it that are ready too; the error is that of
     /// the block behind the group.
     async fn take(&mut self, fetch: &Fetch) -> Option<(Vec<Fetched>, Option<SourceError>)> {
-        let mut task = match self.next.take() {
-            Some(task) => task,
+        let mut coming = match self.next.take() {
+            Some(coming) => coming,
             None => self.fetched.recv().await?,
         };
         let mut group = Vec::new();
         let mut size_bytes = 0;
         loop {
-            match task.join().await.unwrap_or_else(|error| Err(fetch.lost(&error))) {
+            match coming.arrive(fetch).await {
                 Ok(fetched) => {
                     size_bytes += fetched.raw.size_bytes();
                     group.push(fetched);
@@ -228,7 +262,7 @@ impl Groups {
                 return Some((group, None));
             }
             match self.fetched.try_recv() {
-                Ok(ready) if ready.is_finished() => task = ready,
+                Ok(ready) if ready.is_ready() => coming = ready,
                 not_ready => {
                     self.next = not_ready.ok();
                     return Some((group, None));
@@ -268,17 +302,27 @@ fn units(bytes: u64) -> u32 {
 }
 
 impl ByteBudget {
-    /// Waits for room for one more block. `own` is the stream's own place for one block, so that
-    /// streams which nobody reads cannot stop it.
-    async fn hold(&self, own: &Arc<Semaphore>) -> Hold {
-        let units = units(self.estimate_bytes.load(Ordering::Relaxed));
+    /// Waits for room for `most` blocks, or fewer where there is not so much: one hold for each, at
+    /// least one. `own` is the stream's own place for one block, so that streams which nobody reads
+    /// cannot stop it.
+    async fn hold(&self, own: &Arc<Semaphore>, most: usize) -> Vec<Hold> {
+        let each = units(self.estimate_bytes.load(Ordering::Relaxed));
+        // All at once or none of them: whoever held a part could wait for who waits for him.
+        let count = (units(BUDGET_BYTES / 2) / each).clamp(1, u32::try_from(most).unwrap_or(u32::MAX));
         let never_closed = "these semaphores are never closed";
+        let shared = self.units.clone().acquire_many_owned(each * count);
+        let own = || own.clone().acquire_owned();
+        let own_hold = |own| vec![Hold { _own: Some(own), shared: None }];
+        let is_single = count == 1;
         tokio::select! {
             biased;
-            own = own.clone().acquire_owned() => Hold { _own: Some(own.expect(never_closed)), shared: None },
-            shared = self.units.clone().acquire_many_owned(units) => {
-                Hold { _own: None, shared: Some(shared.expect(never_closed)) }
+            own = own(), if is_single => own_hold(own.expect(never_closed)),
+            shared = shared => {
+                let mut shared = shared.expect(never_closed);
+                let parts = (1..count).filter_map(|_| shared.split(each as usize)).collect::<Vec<_>>();
+                parts.into_iter().chain([shared]).map(|part| Hold { _own: None, shared: Some(part) }).collect()
             }
+            own = own(), if !is_single => own_hold(own.expect(never_closed)),
         }
     }
 
@@ -309,7 +353,7 @@ mod tests {
         let budget = ByteBudget::default();
         let all = budget.units.available_permits();
         let own = Arc::new(Semaphore::new(0));
-        let mut hold = budget.hold(&own).await;
+        let mut hold = budget.hold(&own, 1).await.remove(0);
         assert_eq!(all - budget.units.available_permits(), 1024);
         budget.settle(&mut hold, 3 << 20);
         assert_eq!(all - budget.units.available_permits(), 3072);
@@ -326,14 +370,28 @@ mod tests {
         let budget = ByteBudget::default();
         let none = Arc::new(Semaphore::new(0));
         let mut held = Vec::new();
-        while let Some(hold) = budget.hold(&none).now_or_never() {
+        while let Some(hold) = budget.hold(&none, 1).now_or_never() {
             held.push(hold);
         }
         assert_eq!(held.len(), 32);
         let own = Arc::new(Semaphore::new(1));
-        let first = budget.hold(&own).now_or_never().expect("the stream's own place is free");
-        assert!(budget.hold(&own).now_or_never().is_none());
+        let first = budget.hold(&own, 1).now_or_never().expect("the stream's own place is free");
+        assert!(budget.hold(&own, 1).now_or_never().is_none());
         drop(first);
-        assert!(budget.hold(&own).now_or_never().is_some());
+        assert!(budget.hold(&own, 1).now_or_never().is_some());
+    }
+    #[tokio::test]
+    async fn a_batch_holds_for_each_of_its_blocks_what_there_is_room_for() {
+        let budget = ByteBudget::default();
+        let all = budget.units.available_permits();
+        let own = Arc::new(Semaphore::new(1));
+        let batch = budget.hold(&own, 10).await;
+        assert_eq!((batch.len(), all - budget.units.available_permits()), (10, 10 << 10));
+        let half = budget.hold(&own, 1000).await;
+        assert_eq!(half.len(), 16);
+        // There is no room for a second half, but for one block.
+        assert_eq!(budget.hold(&own, 1000).await.len(), 1);
+        drop(batch);
+        assert_eq!(budget.hold(&own, 1000).await.len(), 16);
     }
 }

@@ -1,6 +1,11 @@
 //! The source against a small HTTP server whose answers each test writes.
 #![allow(clippy::unwrap_used)]
 
+mod batches;
+mod limits;
+mod receipts;
+mod sockets;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -20,6 +25,9 @@ use crate::{
     retry::{Retry, RetryPolicy},
 };
 
+/// Longer than any test waits.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 type Answer = (StatusCode, String);
 type Answers = Arc<dyn Fn(String, Value) -> BoxFuture<'static, Answer> + Send + Sync>;
 
@@ -36,16 +44,29 @@ impl Node {
         Fut: Future<Output = Answer> + Send + 'static,
     {
         let answers: Answers = Arc::new(move |method, params| answer(method, params).boxed());
-        let app = Router::new().fallback(post(call)).with_state(answers);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        tokio::spawn(axum::serve(listener, app).into_future());
-        Self { url }
+        Self::serve(Router::new().fallback(post(call)).with_state(answers)).await
     }
 
     /// A node whose answers are there at once.
     async fn simple(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(move |method, params| std::future::ready(answer(&method, &params))).await
+    }
+
+    /// Answers whole requests, as they are.
+    async fn raw(answer: impl Fn(Value) -> Answer + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
+        let respond = move |body: Bytes| {
+            let answer = answer.clone();
+            async move { answer(serde_json::from_slice(&body).unwrap()) }
+        };
+        Self::serve(Router::new().fallback(post(respond))).await
+    }
+
+    async fn serve(app: Router) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(axum::serve(listener, app).into_future());
+        Self { url }
     }
 
     fn source(&self) -> EvmRpc {
@@ -68,7 +89,9 @@ async fn call(State(answers): State<Answers>, body: Bytes) -> impl IntoResponse 
 fn connect(config: EvmRpcConfig, verify: Verify) -> Result<EvmRpc, SourceError> {
     // Whichever test comes first installs it.
     rustls::crypto::ring::default_provider().install_default().ok();
-    EvmRpc::connect(config, tables(), verify)
+    // Whoever waits says so.
+    let pushback_patience = if config.pushback_patience == PATIENCE { PATIENCE } else { Duration::ZERO };
+    EvmRpc::connect(EvmRpcConfig { pushback_patience, ..config }, tables(), verify)
 }
 
 fn result(value: &Value) -> Answer {
@@ -508,9 +531,8 @@ async fn what_cannot_work_is_refused_before_anything_is_sent() {
         other => panic!("{other:?}"),
     };
     let config = |url: &str| EvmRpcConfig::new("node", url.parse().unwrap());
-    for url in ["ws://localhost:8546", "wss://localhost/x", "ipc:///geth.ipc", "file:///geth.ipc"] {
-        assert!(refused(config(url), Verify::Links).contains("http and https"), "{url}");
-    }
+    assert!(refused(config("ftp://localhost"), Verify::Links).contains("http, https, ws, wss and ipc"));
+    assert!(refused(config("ipc://geth.ipc"), Verify::Links).contains("/path/to/geth.ipc"));
     let header = EvmRpcConfig { auth_header: Some("x".into()), ..config("http://localhost") };
     assert!(refused(header, Verify::Links).contains("without `auth_token`"));
     let token = EvmRpcConfig { auth_token: Some("a\nsecret".into()), ..config("http://localhost") };

@@ -1,0 +1,382 @@
+//! How fast a provider is asked: as many requests at a time as it keeps up with, never more than its
+//! limits say, and none while it wants a rest.
+//!
+//! [`Limits`] decides, with the time handed in; [`Limiter`] waits.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+/// Requests at a time that a provider gets before it has shown that it keeps up with more.
+const FIRST_REQUESTS: usize = 8;
+/// The longest rest that a provider can ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// The rest of a provider that pushes back without saying for how long; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest of those.
+const MAX_OWN_PAUSE: Duration = Duration::from_secs(8);
+/// After somebody has given up waiting, nobody waits in vain for so long.
+const IMPATIENCE: Duration = Duration::from_secs(60);
+
+/// The limits of a provider.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LimitOptions {
+    /// The most requests at a time.
+    pub requests: usize,
+    /// Whether as many may be under way from the start, because the node is on this machine.
+    pub is_near: bool,
+    /// The most calls in a minute; 0: no limit.
+    pub calls_per_minute: u32,
+    /// How long a request is asked again that does nothing but push back.
+    pub patience: Duration,
+}
+
+/// What is allowed now.
+#[derive(Debug)]
+struct Limits {
+    most: usize,
+    /// Requests at a time, from one to the most.
+    allowed: usize,
+    /// Up to here what is allowed doubles with each round trip; above it grows by one.
+    doubles_to: usize,
+    /// Answers since it last grew by one.
+    answers: usize,
+    /// When it was last halved. What was sent before that tells nothing new.
+    last_cut: Option<Instant>,
+    /// Cuts since the last answer.
+    cuts: u32,
+    paused_until: Option<Instant>,
+    /// Between calls, where they are limited.
+    interval: Option<Duration>,
+    /// When all calls that were let through are paid for.
+    paid_until: Option<Instant>,
+}
+
+impl Limits {
+    fn new(options: &LimitOptions) -> Self {
+        let most = options.requests.max(1);
+        let interval =
+            (options.calls_per_minute > 0).then(|| Duration::from_secs(60) / options.calls_per_minute);
+        Self {
+            most,
+            allowed: if options.is_near { most } else { most.min(FIRST_REQUESTS) },
+            doubles_to: most,
+            answers: 0,
+            last_cut: None,
+            cuts: 0,
+            paused_until: None,
+            interval,
+            paid_until: None,
+        }
+    }
+
+    /// An answer has come to what was sent at `sent`; `is_full` tells whether all that is allowed was
+    /// under way.
+    fn kept_up(&mut self, sent: Instant, is_full: bool) {
+        if self.last_cut.is_some_and(|cut| sent < cut) {
+            return;
+        }
+        self.cuts = 0;
+        if !is_full || self.allowed >= self.most {
+            return;
+        }
+        self.answers += 1;
+        if self.allowed < self.doubles_to || self.answers >= self.allowed {
+            self.allowed += 1;
+            self.answers = 0;
+        }
+    }
+
+    /// The provider wants fewer requests, and none for a while, if it says how long; whether that is
+    /// news.
+    fn pushed_back(&mut self, sent: Instant, rest: Option<Duration>, now: Instant) -> bool {
+        let is_news = self.last_cut.is_none_or(|cut| sent >= cut);
+        if is_news {
+            self.allowed = (self.allowed / 2).max(1);
+            self.doubles_to = self.allowed;
+            self.answers = 0;
+            self.last_cut = Some(now);
+            self.cuts += 1;
+        }
+        let own = || {
+            FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.cuts.saturating_sub(1))).min(MAX_OWN_PAUSE)
+        };
+        let end = now + rest.unwrap_or_else(own).min(MAX_PAUSE);
+        self.paused_until = self.paused_until.max(Some(end));
+        is_news
+    }
+
+    /// The end of the rest, where there is one.
+    fn pause(&self, now: Instant) -> Option<Instant> {
+        self.paused_until.filter(|end| *end > now)
+    }
+
+    /// Books so many calls, and says when they may be sent.
+    fn book(&mut self, calls: usize, now: Instant) -> Instant {
+        let Some(interval) = self.interval else { return now };
+        let start = self.paid_until.unwrap_or(now).max(now);
+        self.paid_until = Some(start + interval.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX)));
+        start
+    }
+}
+
+/// Lets requests to a provider through.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    limits: Mutex<Limits>,
+    turns: Arc<Semaphore>,
+    /// Turns that are taken back as soon as they are free.
+    owed: Mutex<usize>,
+    patience: Duration,
+    /// When somebody last gave up.
+    gave_up: Mutex<Option<Instant>>,
+    has_said: AtomicBool,
+}
+
+/// The right to have one request under way.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    limiter: Arc<Limiter>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut owed = locked(&self.limiter.owed);
+        if let Some(permit) = self.permit.take()
+            && *owed > 0
+        {
+            *owed -= 1;
+            permit.forget();
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks can leave half of it behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Limiter {
+    /// A limiter for all that is asked of a provider.
+    pub fn new(options: &LimitOptions) -> Arc<Self> {
+        let limits = Limits::new(options);
+        Arc::new(Self {
+            turns: Arc::new(Semaphore::new(limits.allowed)),
+            limits: Mutex::new(limits),
+            owed: Mutex::new(0),
+            patience: options.patience,
+            gave_up: Mutex::new(None),
+            has_said: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits until one more request may be under way. Requests get their turn in this order.
+    pub async fn turn(self: &Arc<Self>) -> Turn {
+        let permit = self.turns.clone().acquire_owned().await.expect("this semaphore is never closed");
+        Turn { limiter: self.clone(), permit: Some(permit) }
+    }
+
+    /// Turns for further requests at the same time, as many as nobody else wants now.
+    pub fn further_turns(self: &Arc<Self>, most: usize) -> Vec<Turn> {
+        let permits = (0..most).map_while(|_| self.turns.clone().try_acquire_owned().ok());
+        permits.map(|permit| Turn { limiter: self.clone(), permit: Some(permit) }).collect()
+    }
+
+    /// Waits until so many calls may be sent, and says when that is.
+    pub async fn ready(&self, calls: usize) -> Instant {
+        self.rest_over().await;
+        let at = locked(&self.limits).book(calls, Instant::now());
+        if at > Instant::now() {
+            tokio::time::sleep_until(at).await;
+            self.rest_over().await;
+        }
+        Instant::now()
+    }
+
+    async fn rest_over(&self) {
+        loop {
+            let pause = locked(&self.limits).pause(Instant::now());
+            let Some(end) = pause else { return };
+            tokio::time::sleep_until(end).await;
+        }
+    }
+
+    /// An answer has come to what was sent at `sent`.
+    pub fn kept_up(&self, sent: Instant) {
+        let is_full = self.turns.available_permits() == 0;
+        self.change(|limits| limits.kept_up(sent, is_full));
+    }
+
+    /// The provider wants fewer requests; whether that is to be said, for the first time.
+    pub fn pushed_back(&self, sent: Instant, rest: Option<Duration>) -> bool {
+        let is_news = self.change(|limits| limits.pushed_back(sent, rest, Instant::now()));
+        is_news && !self.has_said.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether to ask again what has only been pushed back since then.
+    pub fn has_patience(&self, since: Instant) -> bool {
+        let now = Instant::now();
+        let mut gave_up = locked(&self.gave_up);
+        if gave_up.is_some_and(|at| now < at + IMPATIENCE) {
+            return false;
+        }
+        let is_patient = now < since + self.patience;
+        if !is_patient {
+            *gave_up = Some(now);
+        }
+        is_patient
+    }
+
+    /// Changes the limits, and the number of turns with them.
+    fn change<T>(&self, change: impl FnOnce(&mut Limits) -> T) -> T {
+        let mut limits = locked(&self.limits);
+        let before = limits.allowed;
+        let changed = change(&mut limits);
+        let mut owed = locked(&self.owed);
+        let (more, fewer) = (limits.allowed.saturating_sub(before), before.saturating_sub(limits.allowed));
+        let kept = more.min(*owed);
+        *owed -= kept;
+        self.turns.add_permits(more - kept);
+        *owed += fewer - self.turns.forget_permits(fewer);
+        changed
+    }
+}
+
+/// The time that a `Retry-After` names: seconds, or a date.
+pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(text.trim()).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(requests: usize) -> LimitOptions {
+        LimitOptions { requests, is_near: false, calls_per_minute: 0, patience: Duration::ZERO }
+    }
+
+    /// Round trips in each of which all that is allowed is answered.
+    fn round_trips(limits: &mut Limits, count: usize, now: Instant) -> Vec<usize> {
+        (0..count)
+            .map(|_| {
+                (0..limits.allowed).for_each(|_| limits.kept_up(now, true));
+                limits.allowed
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_allowed_doubles_up_to_the_limit_and_is_halved_once_a_round_trip() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut limits = Limits::new(&options(100));
+        assert_eq!(limits.allowed, 8);
+        assert_eq!(round_trips(&mut limits, 5, start), [16, 32, 64, 100, 100]);
+        assert!(limits.pushed_back(at(10), None, at(20)));
+        assert_eq!(limits.allowed, 50);
+        // These were sent before.
+        assert!(!limits.pushed_back(at(15), None, at(25)));
+        limits.kept_up(at(19), true);
+        assert_eq!(limits.allowed, 50);
+        assert!(limits.pushed_back(at(30), None, at(40)));
+        assert_eq!(limits.allowed, 25);
+        // From where it was pushed back it grows slowly.
+        assert_eq!(round_trips(&mut limits, 3, at(50)), [26, 27, 28]);
+        for ms in 60..70 {
+            limits.pushed_back(at(ms), None, at(ms));
+        }
+        assert_eq!(limits.allowed, 1);
+    }
+
+    #[test]
+    fn what_is_not_used_does_not_grow_and_a_near_node_needs_not() {
+        let start = Instant::now();
+        let mut limits = Limits::new(&options(100));
+        (0..50).for_each(|_| limits.kept_up(start, false));
+        assert_eq!(limits.allowed, 8);
+        assert_eq!(Limits::new(&LimitOptions { is_near: true, ..options(100) }).allowed, 100);
+        assert_eq!((Limits::new(&options(3)).allowed, Limits::new(&options(0)).allowed), (3, 1));
+    }
+
+    #[test]
+    fn a_rest_is_as_long_as_the_provider_says_or_longer_each_time() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut limits = Limits::new(&options(8));
+        let mut rest = |ms, said: Option<u64>| {
+            limits.pushed_back(at(ms), said.map(Duration::from_secs), at(ms));
+            limits.pause(at(ms)).map_or(0, |end| (end - at(ms)).as_millis())
+        };
+        assert_eq!(rest(0, None), 250);
+        assert_eq!(rest(1000, None), 500);
+        assert_eq!(rest(2000, Some(3)), 3000);
+        // A shorter one does not end it earlier.
+        assert_eq!(rest(3000, Some(0)), 2000);
+        assert_eq!(rest(10_000, Some(3600)), 60_000);
+        assert_eq!(rest(100_000, None), 8000);
+        limits.kept_up(at(110_000), false);
+        limits.pushed_back(at(120_000), None, at(120_000));
+        assert_eq!(limits.pause(at(120_000)), Some(at(120_250)));
+        assert_eq!(limits.pause(at(120_250)), None);
+    }
+
+    #[test]
+    fn calls_are_spread_over_the_minute_and_each_of_a_batch_counts() {
+        let start = Instant::now();
+        let mut limits = Limits::new(&LimitOptions { calls_per_minute: 600, ..options(8) });
+        let mut at = |ms, calls| {
+            let now = start + Duration::from_millis(ms);
+            (limits.book(calls, now) - start).as_millis()
+        };
+        assert_eq!([at(0, 1), at(0, 1), at(0, 10), at(50, 1)], [0, 100, 200, 1200]);
+        // What was not used is not saved up.
+        assert_eq!([at(5000, 1), at(5000, 1)], [5000, 5100]);
+        assert_eq!(Limits::new(&options(8)).book(1000, start), start);
+    }
+
+    #[tokio::test]
+    async fn turns_follow_what_is_allowed() {
+        let limiter = Limiter::new(&options(16));
+        let mut held = limiter.further_turns(100);
+        assert_eq!(held.len(), 8);
+        let now = Instant::now();
+        (0..3).for_each(|_| limiter.kept_up(now));
+        held.extend(limiter.further_turns(1));
+        assert_eq!(held.len(), 9, "one more is allowed once all are under way");
+        limiter.pushed_back(Instant::now(), None);
+        held.truncate(5);
+        assert_eq!(limiter.further_turns(100).len(), 0, "they are taken back first");
+        held.clear();
+        assert_eq!(limiter.further_turns(100).len(), 4);
+    }
+
+    #[test]
+    fn a_rest_is_said_in_seconds_or_as_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let cases = [
+            ("120", Some(120.0)),
+            (" 1.5 ", Some(1.5)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10.0)),
+            ("Sun, 06 Nov 1994 08:49:30 GMT", Some(0.0)),
+            ("-1", None),
+            ("soon", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(retry_after(text, now), expected.map(Duration::from_secs_f64), "{text}");
+        }
+    }
+}
