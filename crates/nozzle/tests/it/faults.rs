@@ -19,6 +19,8 @@ use crate::harness::{Db, PATIENCE, Place, Said, python};
 
 const BLOCKS: u64 = 500;
 const MOST_TRANSACTIONS: u64 = 4;
+/// How many blocks are asked for together, where they are.
+const BATCH: u64 = 10;
 
 /// Schedules that run at a time: they mostly wait.
 const AT_A_TIME: usize = 12;
@@ -142,7 +144,7 @@ impl Day {
     }
 
     fn provide(&self, place: &Place, name: &str, url: &str) {
-        let batches = if self.has_batches { "rpc_batch_size = 10\n" } else { "" };
+        let batches = if self.has_batches { format!("rpc_batch_size = {BATCH}\n") } else { String::new() };
         place.write(
             &format!("providers/{name}.toml"),
             &format!(
@@ -285,7 +287,7 @@ async fn live_through(day: Day, node: &str, other: &str) -> Ended {
             // Only blocks of another chain that were stored as final are left to the user.
             assert!(!is_fresh && words.contains("--fresh"), "{day:?} failed without faults: {words}");
             is_fresh = true;
-        } else if !says_what_failed(&words, &server.fired()[before..]) {
+        } else if !says_what_failed(&words, &server.fired(), before) {
             mute.push(format!("{words}\nafter {:?}", &server.fired()[before..]));
         }
         errors.push(words);
@@ -314,13 +316,20 @@ fn last_words(said: &Said) -> &str {
     said.stderr.rfind("error: ").map_or("", |at| said.stderr[at..].trim_end())
 }
 
-/// Whether an error names the provider, the block and the cause of one of the faults that happened.
-fn says_what_failed(words: &str, fired: &[Fired]) -> bool {
+/// Whether an error names the provider, the block and the cause of one of the faults that happened
+/// in this run, which began after the first `earlier` ones. What was stored of another chain may be found
+/// out in any later one.
+fn says_what_failed(words: &str, fired: &[Fired], earlier: usize) -> bool {
+    // A batch fails as a whole: then its first block is named, and how many there are.
+    let before = if words.contains("(in a batch of ") { BATCH - 1 } else { 0 };
+    let names = |block: u64| (block.saturating_sub(before)..=block).any(|n| words.contains(&n.to_string()));
     let names_it = |fired: &Fired| {
-        let names_block = fired.asked.block.is_none_or(|block| words.contains(&block.to_string()));
+        let names_block = fired.asked.block.is_none_or(names);
         names_block && causes(fired.fault).iter().any(|cause| words.contains(cause))
     };
-    words.contains(PROVIDER) && fired.iter().any(names_it)
+    let (earlier, now) = fired.split_at(earlier);
+    let mut stored = earlier.iter().filter(|fired| fired.fault == Fault::OtherChain);
+    words.contains(PROVIDER) && (now.iter().any(names_it) || stored.any(names_it))
 }
 
 /// The words of which an error has one when such a fault is its cause.

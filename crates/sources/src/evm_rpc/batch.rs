@@ -196,7 +196,10 @@ impl Client {
         if let [call] = calls {
             return vec![Some(self.send_call(call).await)];
         }
-        let all = |error: CallError| calls.iter().map(|_| Some(Err(error.clone()))).collect();
+        let all = |error: CallError| {
+            let error = error.of_batch(calls.len());
+            calls.iter().map(|_| Some(Err(error.clone()))).collect()
+        };
         let ResponseBody { body, ids } = match self.send_calls(calls).await {
             Ok(answer) => answer,
             Err(CallError::Unfit { .. } | CallError::Rpc { .. }) => {

@@ -85,6 +85,17 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
+    /// Says that `count` calls have failed together, so that the one named is not taken for the cause.
+    pub fn of_batch(self, count: usize) -> Self {
+        let together = |why: String| format!("{why} (in a batch of {count} calls)");
+        match self {
+            Self::Unavailable(why) => Self::Unavailable(together(why)),
+            Self::PushedBack { why, rest } => Self::PushedBack { why: together(why), rest },
+            Self::Refused(why) => Self::Refused(together(why)),
+            Self::Rpc { .. } | Self::Unfit { .. } => self,
+        }
+    }
+
     /// Whether the node does not have the method, while it has others.
     pub fn is_unknown_method(&self, method: &str) -> bool {
         match self {
@@ -112,6 +123,8 @@ pub(crate) struct Client {
     batch_limit: BatchLimit,
     /// Whether it was said that batches are refused.
     has_said_refused: AtomicBool,
+    /// Whether it has ever answered as JSON-RPC does.
+    has_answered: AtomicBool,
 }
 
 impl std::fmt::Debug for Client {
@@ -134,6 +147,7 @@ impl Client {
             limiter: Limiter::new(&limits(&config)),
             batch_limit: BatchLimit::new(config.batch_size),
             has_said_refused: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
         })
     }
 
@@ -246,18 +260,20 @@ impl Client {
     /// Looks at an answer: whether it is one, and not an error.
     pub fn reply(&self, body: Bytes) -> Result<Reply, CallError> {
         if !looks_like_json(&body) {
-            return Err(CallError::Refused(format!("it does not answer with JSON; {CHECK_URL}")));
+            return Err(self.foreign("it does not answer with JSON"));
         }
         if body.len() > SMALL_BYTES {
+            self.has_answered.store(true, Ordering::Relaxed);
             return Ok(Reply { body, is_null: false });
         }
         let answer: Answer<'_, IgnoredAny> = match sonic_rs::from_slice(&body) {
             Ok(answer) => answer,
             Err(error) if error.is_unmatched_type() => {
-                return Err(CallError::Refused(format!("it does not answer as JSON-RPC does; {CHECK_URL}")));
+                return Err(self.foreign("it does not answer as JSON-RPC does"));
             }
             Err(_) => return Err(CallError::Unavailable("the answer is not JSON to its end".into())),
         };
+        self.has_answered.store(true, Ordering::Relaxed);
         if let Some(error) = answer.error {
             let (code, message) = (error.code, self.clean(&error.message));
             return Err(if PUSH_BACK.contains(&code) {
@@ -269,6 +285,16 @@ impl Client {
         }
         let is_null = answer.result.is_none();
         Ok(Reply { body, is_null })
+    }
+
+    /// What answers is not a node. Where a node has answered before, something stands before it now,
+    /// such as the page of a proxy, that may go away; elsewhere the address is wrong.
+    fn foreign(&self, why: &str) -> CallError {
+        if self.has_answered.load(Ordering::Relaxed) {
+            CallError::Unavailable(why.to_owned())
+        } else {
+            CallError::Refused(format!("{why}; {CHECK_URL}"))
+        }
     }
 
     fn bad_status(&self, Response { status, body, retry_after }: &Response) -> CallError {

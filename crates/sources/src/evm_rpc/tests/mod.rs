@@ -415,6 +415,26 @@ async fn nothing_is_asked_before_the_stream_is_polled() {
 }
 
 #[tokio::test]
+async fn a_page_before_a_node_that_has_answered_may_go_away() {
+    let is_page = Arc::new(AtomicBool::new(false));
+    let seen = is_page.clone();
+    let node = Node::simple(move |method, params| {
+        if seen.load(Ordering::SeqCst) {
+            (StatusCode::OK, "<html>".to_owned())
+        } else {
+            chain(method, params)
+        }
+    })
+    .await;
+    let source = node.source();
+    source.block_id(3).await.expect("a block");
+    is_page.store(true, Ordering::SeqCst);
+    let error = error_of(&source).await;
+    assert!(matches!(error, SourceError::Unavailable { .. }), "{error:?}");
+    assert!(text(&error).contains("block 3: it does not answer with JSON"), "{}", text(&error));
+}
+
+#[tokio::test]
 async fn each_failure_says_what_to_do() {
     let page = |status: u16, body: &str| (StatusCode::from_u16(status).unwrap(), body.to_owned());
     let rpc = |status: u16, code: i64| (StatusCode::from_u16(status).unwrap(), rpc_error(code, "why").1);
