@@ -55,13 +55,17 @@ bounded:
 concurrency seconds="300":
     NOZZLE_CONCURRENCY_SECS={{seconds}} scripts/test --no-capture many_who_ask
 
-# extraction beside stock parsers and cryo, as a table; see bench/README.md
+# extraction beside stock parsers, cryo and ethereum-etl, as a table; see bench/README.md
 bench-extract *args:
     bench/run extract {{args}}
 
 # queries and planning beside DuckDB, chdb and datafusion
 bench-query *args:
     bench/run query {{args}}
+
+# from a new head to the first answer that has it (ten minutes; needs PostgreSQL's programs)
+bench-freshness *args:
+    bench/run freshness {{args}}
 
 # transfer beside bare TCP and Polars' writer
 bench-transfer *args:

@@ -98,10 +98,10 @@ def replay(blocks: int, preload=True) -> Server:
     return Server(argv + ["--preload"] if preload else argv, stdin=subprocess.DEVNULL)
 
 
-def nozzle_server(folder) -> Server:
+def nozzle_server(folder, env=os.environ) -> Server:
     """A server on free ports; see [`flight_url`] and [`jsonl_url`]."""
     addresses = ["FLIGHT_ADDR", "JSONL_ADDR", "ADMIN_API_ADDR"]
-    env = os.environ | {f"NOZZLE_CONFIG_{name}": "127.0.0.1:0" for name in addresses}
+    env = env | {f"NOZZLE_CONFIG_{name}": "127.0.0.1:0" for name in addresses}
     return Server([NOZZLE, "server"], lines=3, cwd=folder, env=env)
 
 

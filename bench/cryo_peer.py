@@ -13,7 +13,7 @@ cryo.freeze(
     output_dir=folder,
     # As near to Nozzle's tables as can be.
     include_columns=["all"],
-    compression=["zstd", "1"],
+    compression=["lz4"],
     no_verbose=True,
     verbose=False,
 )

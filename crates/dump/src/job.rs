@@ -203,9 +203,15 @@ impl Job {
             return Ok(None);
         }
         let mut change = std::mem::take(&mut self.first_change);
+        let started = Instant::now();
         change.added.extend(writer.close().await?);
+        let closed = Instant::now();
         match commit(&self.target, self.lease, change, observer).await {
-            Ok(()) => Ok(None),
+            Ok(()) => {
+                let (files, metadata) = (closed - started, closed.elapsed());
+                tracing::debug!(files_us = files.as_micros(), metadata_us = metadata.as_micros(), "written");
+                Ok(None)
+            }
             Err(Refusal::Replan(error)) => Ok(Some(JobEnd::Replan(ReplanReason::Commit(error)))),
             Err(Refusal::Failed(error)) => Err(error),
         }

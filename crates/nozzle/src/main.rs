@@ -24,11 +24,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Buffers are made on one thread and freed on another, all the time: the system's allocator then keeps
-/// more for each thread the longer a dump runs. Without huge pages, which would double what is held.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     logging::init();

@@ -22,10 +22,10 @@ use anyhow::{Context, Result, bail, ensure};
 /// whose user may create databases. `scripts/test` starts one for all tests of a run.
 pub const SERVER_VARIABLE: &str = "NOZZLE_TEST_POSTGRES_URL";
 
+const SETTINGS: &str = "-c max_connections=200 -c unix_socket_directories= -c listen_addresses=127.0.0.1";
 /// Nothing is forced to the disk, but a commit is written before it is answered: it survives the
 /// crash of the server, though not that of the machine.
-const SETTINGS: &str = "-c fsync=off -c full_page_writes=off \
-     -c max_connections=200 -c unix_socket_directories= -c listen_addresses=127.0.0.1";
+const QUICK: &str = "-c fsync=off -c full_page_writes=off";
 
 /// A PostgreSQL cluster that ends, with all its files, when the handle is dropped.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub struct Postgres {
     programs: Programs,
     folder: PathBuf,
     port: u16,
+    is_durable: bool,
     keeper: Child,
     /// Open as long as the cluster is to live.
     pipe: Option<ChildStdin>,
@@ -42,11 +43,21 @@ impl Postgres {
     /// Starts a cluster on a free port of 127.0.0.1 with the superuser `postgres`, who needs no
     /// password. Blocks until it takes connections.
     pub fn start() -> Result<Postgres> {
+        Self::start_as(false)
+    }
+
+    /// As [`Postgres::start`], but commits survive the crash of the machine, as they do where nobody
+    /// has changed the settings: for measurements.
+    pub fn start_durable() -> Result<Postgres> {
+        Self::start_as(true)
+    }
+
+    fn start_as(is_durable: bool) -> Result<Postgres> {
         let programs = Programs::find()?;
         let folder = make_folder(&programs)?;
         let mut keeper = start_keeper(&programs, &folder)?;
         let pipe = keeper.stdin.take();
-        let mut cluster = Postgres { programs, folder, port: 0, keeper, pipe };
+        let mut cluster = Postgres { programs, folder, port: 0, is_durable, keeper, pipe };
         cluster.init()?;
         // Another process may take the free port before the server does.
         for _ in 0..4 {
@@ -93,8 +104,9 @@ impl Postgres {
 
     fn pg_ctl(&self, action: &str) -> Result<()> {
         let folder = self.folder.display();
+        let durability = if self.is_durable { "" } else { QUICK };
         self.programs.run_as_server(&format!(
-            "{} -D {folder}/data -w -t 60 -l {folder}/log -o '-p {} {SETTINGS}' {action}",
+            "{} -D {folder}/data -w -t 60 -l {folder}/log -o '-p {} {SETTINGS} {durability}' {action}",
             self.programs.path("pg_ctl"),
             self.port
         ))

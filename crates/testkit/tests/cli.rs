@@ -5,6 +5,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use nozzle_testkit::rpc::RpcClient;
@@ -25,6 +26,28 @@ async fn a_replay_says_where_it_listens_and_ends_with_its_input() {
     assert_eq!(node.call("eth_blockNumber", json!([])).await.unwrap(), "0xb");
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn an_anvil_mines_by_the_clock_and_a_database_is_empty() {
+    let start = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nozzle-testkit"));
+        let mut child = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (child, line.trim().to_owned())
+    };
+    let (mut anvil, url) = start(&["anvil", "--block-time", "1"]);
+    let (mut database, database_url) = start(&["postgres"]);
+    let node = RpcClient::new(url).unwrap();
+    while node.call("eth_blockNumber", json!([])).await.unwrap() == "0x0" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(database_url.starts_with("postgres://postgres@127.0.0.1:"), "{database_url}");
+    for child in [&mut anvil, &mut database] {
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &str); 6] = [
     (
         "nozzle-sources",
         "nozzle-core alloy-primitives alloy-rlp arrow async-trait base64 bytes const-hex futures httpdate k256 \
-         percent-encoding reqwest rustls rustls-platform-verifier serde sonic-rs thiserror tokio \
+         percent-encoding pulp reqwest rustls rustls-platform-verifier serde sonic-rs thiserror tokio \
          tokio-tungstenite tracing url",
     ),
     (

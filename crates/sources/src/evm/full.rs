@@ -11,7 +11,7 @@
 //! and belongs to a chain that has rules of its own: of it the hashes of the known transactions, the
 //! senders and the blooms are checked.
 
-use alloy_primitives::{Address, B256, Keccak256, keccak256};
+use alloy_primitives::{Address, B256, Keccak256};
 
 use super::{
     bloom::{Bloom, BloomBits},
@@ -19,6 +19,7 @@ use super::{
     encode::{self, Kind},
     hex::{self, Bad, required},
     json::{Block, Receipt, Tx, TxSlot},
+    keccak::keccak256_each,
     rlp::{self, BadField, Items, Rlp},
     rows::Problem,
     senders::{self, Signature},
@@ -89,10 +90,42 @@ impl Recompute {
                 None => unknown = unknown.or(Some(number)),
             }
         }
+        self.hashes(body)?;
+        if self.with_senders {
+            self.senders(body)?;
+        }
         if unknown.is_none() {
             derived::transactions(body, &self.kinds)?;
         }
         Ok(unknown)
+    }
+
+    /// The transactions of the types that are known here, with their places and types.
+    fn known<'a>(&self, body: &Body<'a>) -> impl Iterator<Item = (usize, &'a Tx<'a>, Kind)> {
+        let kinds = self.kinds.iter().enumerate();
+        let known = body.transactions.iter().zip(kinds);
+        known.filter_map(|(TxSlot(tx), (index, kind))| Some((index, tx, (*kind)?)))
+    }
+
+    /// Compares the hashes of the encoded transactions.
+    fn hashes(&self, body: &Body<'_>) -> Result<(), Wrong> {
+        for ((index, tx, _), computed) in self.known(body).zip(keccak256_each(self.items.iter())) {
+            let wrong = |why: Wrong| format!("of transaction {index} {why}");
+            let hash = rlp::hash("hash", tx.hash).map_err(|field| wrong(bad_field(field)))?;
+            if computed != hash {
+                return Err(wrong(format!("the content hashes to {computed}, not to its hash {hash}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the senders of the transactions, whose hashes were compared before.
+    fn senders(&mut self, body: &Body<'_>) -> Result<(), Wrong> {
+        let known: Vec<_> = self.known(body).collect();
+        for (index, tx, kind) in known {
+            self.sender(tx, kind).map_err(|why| format!("of transaction {index} {why}"))?;
+        }
+        Ok(())
     }
 
     fn transaction(&mut self, tx: &Tx<'_>, kind: Kind) -> Result<(), Wrong> {
@@ -101,23 +134,20 @@ impl Recompute {
         encode::unsigned_fields(tx, kind, fields).map_err(bad_field)?;
         signature.clear();
         encode::signature(tx, kind, signature).map_err(bad_field)?;
-        let encoded = items.push(|rlp| {
+        items.add(|rlp| {
             kind.put(rlp);
             rlp.list_header(fields.bytes().len() + signature.bytes().len());
             rlp.raw(fields.bytes());
             rlp.raw(signature.bytes());
-            Ok::<_, Wrong>(())
-        })?;
-        let (computed, hash) = (keccak256(encoded), rlp::hash("hash", tx.hash).map_err(bad_field)?);
-        if computed != hash {
-            return Err(format!("the content hashes to {computed}, not to its hash {hash}"));
-        }
-        if self.with_senders { self.sender(tx, kind) } else { Ok(()) }
+        });
+        Ok(())
     }
 
-    /// Recovers who signed the fields that lie in the buffer.
+    /// Recovers who signed the transaction.
     fn sender(&mut self, tx: &Tx<'_>, kind: Kind) -> Result<(), Wrong> {
         let Self { fields, signature, .. } = self;
+        fields.clear();
+        encode::unsigned_fields(tx, kind, fields).map_err(bad_field)?;
         signature.clear();
         let chain_id = if kind == Kind::Legacy { tx.v.and_then(eip155_chain_id) } else { None };
         if let Some(chain_id) = chain_id {

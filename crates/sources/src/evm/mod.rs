@@ -17,6 +17,7 @@ mod full;
 mod header;
 mod hex;
 mod json;
+mod keccak;
 mod lists;
 mod logs;
 mod needs;

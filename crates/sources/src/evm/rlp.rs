@@ -133,12 +133,22 @@ impl Items {
         self.ends.clear();
     }
 
-    /// Appends what `fill` appends as one item, and gives it.
-    pub fn push<E>(&mut self, fill: impl FnOnce(&mut Rlp) -> Result<(), E>) -> Result<&[u8], E> {
-        let start = self.rlp.bytes().len();
+    /// Appends what `fill` appends as one item.
+    pub fn push<E>(&mut self, fill: impl FnOnce(&mut Rlp) -> Result<(), E>) -> Result<(), E> {
         fill(&mut self.rlp)?;
         self.ends.push(self.rlp.bytes().len());
-        Ok(&self.rlp.bytes()[start..])
+        Ok(())
+    }
+
+    /// Appends what `fill` appends as one item, where nothing can go wrong.
+    pub fn add(&mut self, fill: impl FnOnce(&mut Rlp)) {
+        fill(&mut self.rlp);
+        self.ends.push(self.rlp.bytes().len());
+    }
+
+    /// The items, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        (0..self.len()).map(|index| self.get(index))
     }
 
     /// How many there are.
@@ -223,8 +233,9 @@ mod tests {
             items.push(|rlp| rlp.data("input", Some(text))).unwrap();
         }
         assert_eq!(items.len(), 3);
-        assert_eq!([items.get(0), items.get(1), items.get(2)], [&[1][..], &[0x80], &[0x82, 2, 3]]);
+        assert_eq!(items.iter().collect::<Vec<_>>(), [&[1][..], &[0x80], &[0x82, 2, 3]]);
         items.clear();
-        assert_eq!(items.push(|rlp| rlp.data("input", Some("0x0405"))).unwrap(), [0x82, 4, 5]);
+        items.add(|rlp| rlp.string(&[4, 5]));
+        assert_eq!((items.len(), items.get(0)), (1, &[0x82, 4, 5][..]));
     }
 }

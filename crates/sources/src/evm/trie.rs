@@ -1,10 +1,13 @@
 //! The root of the trie that a block's transactions, receipts or withdrawals form: item `i` under
 //! the RLP of `i`. (Yellow Paper, appendix D.)
 
-use alloy_primitives::{B256, Keccak256, b256, keccak256};
+use alloy_primitives::{B256, b256, keccak256};
 use alloy_rlp::{EMPTY_STRING_CODE, Encodable, Header};
 
-use super::rlp::Items;
+use super::{
+    keccak::keccak256_each,
+    rlp::{Items, Rlp},
+};
 
 /// The root where there is no item: the hash of an empty string.
 pub(crate) const EMPTY_ROOT: B256 = b256!("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421");
@@ -21,7 +24,7 @@ pub(crate) fn ordered_root(items: &Items) -> B256 {
         return EMPTY_ROOT;
     }
     let keys: Vec<Key> = in_key_order(items.len()).map(Key::new).collect();
-    match node(items, &keys, 0) {
+    match node(&mut leaves(items, &keys).into_iter(), &keys, 0) {
         Node::Short(rlp) => keccak256(rlp),
         Node::Long(hash) => hash,
     }
@@ -86,20 +89,42 @@ impl Node {
     }
 }
 
-/// The node for keys, in their order, that have the first `depth` nibbles in common. No key is the
-/// beginning of another, so a branch never has a value of its own.
-fn node(items: &Items, keys: &[Key], depth: usize) -> Node {
+/// The leaf of each key. They are what is long and many, so all are hashed together.
+fn leaves(items: &Items, keys: &[Key]) -> Vec<Node> {
+    let mut rlps = Items::default();
+    for (index, key) in keys.iter().enumerate() {
+        let before = index.checked_sub(1).map(|before| &keys[before]);
+        let neighbours = before.into_iter().chain(keys.get(index + 1));
+        // Below the branch that takes its way and that of a neighbour apart.
+        let depth = neighbours.map(|other| shared(key.path(), other.path()) + 1).max().unwrap_or(0);
+        rlps.add(|rlp| leaf(items.get(key.index), &key.path()[depth..], rlp));
+    }
+    let hashes = keccak256_each(rlps.iter());
+    let node = |(rlp, hash): (&[u8], B256)| {
+        if rlp.len() < HASH_LENGTH { Node::Short(rlp.to_vec()) } else { Node::Long(hash) }
+    };
+    rlps.iter().zip(hashes).map(node).collect()
+}
+
+/// How many nibbles two paths have in common.
+fn shared(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+/// The node for keys, in their order, that have the first `depth` nibbles in common; their leaves are
+/// the next ones. No key is the beginning of another, so a branch never has a value of its own.
+fn node(leaves: &mut impl Iterator<Item = Node>, keys: &[Key], depth: usize) -> Node {
     let (first, last) = (keys[0].path(), keys[keys.len() - 1].path());
-    if let [key] = keys {
-        return leaf(items.get(key.index), &key.path()[depth..]);
+    if keys.len() == 1 {
+        return leaves.next().expect("a leaf for each key");
     }
     // They are sorted: what the first and the last share, all share.
-    let shared = first[depth..].iter().zip(&last[depth..]).take_while(|(one, other)| one == other).count();
+    let shared = shared(&first[depth..], &last[depth..]);
     if shared == 0 {
-        return branch(items, keys, depth);
+        return branch(leaves, keys, depth);
     }
     let path = compact(&first[depth..depth + shared], false);
-    let child = branch(items, keys, depth + shared);
+    let child = branch(leaves, keys, depth + shared);
     let mut rlp = Vec::with_capacity(64);
     Header { list: true, payload_length: path[..].length() + child.length() }.encode(&mut rlp);
     path[..].encode(&mut rlp);
@@ -107,7 +132,7 @@ fn node(items: &Items, keys: &[Key], depth: usize) -> Node {
     Node::of_rlp(rlp)
 }
 
-fn branch(items: &Items, keys: &[Key], depth: usize) -> Node {
+fn branch(leaves: &mut impl Iterator<Item = Node>, keys: &[Key], depth: usize) -> Node {
     let mut children = Vec::with_capacity(LONGEST_BRANCH);
     let mut rest = keys;
     for nibble in 0..16 {
@@ -116,7 +141,7 @@ fn branch(items: &Items, keys: &[Key], depth: usize) -> Node {
         if child.is_empty() {
             children.push(EMPTY_STRING_CODE);
         } else {
-            node(items, child, depth + 1).put(&mut children);
+            node(leaves, child, depth + 1).put(&mut children);
         }
     }
     children.push(EMPTY_STRING_CODE);
@@ -126,21 +151,12 @@ fn branch(items: &Items, keys: &[Key], depth: usize) -> Node {
     Node::of_rlp(rlp)
 }
 
-/// An item, which is not copied where it is long.
-fn leaf(item: &[u8], path: &[u8]) -> Node {
+/// Appends the leaf of an item.
+fn leaf(item: &[u8], path: &[u8], rlp: &mut Rlp) {
     let path = compact(path, true);
-    let mut rlp = Vec::with_capacity(64);
-    Header { list: true, payload_length: path[..].length() + item.length() }.encode(&mut rlp);
-    path[..].encode(&mut rlp);
-    if item.len() < HASH_LENGTH {
-        item.encode(&mut rlp);
-        return Node::of_rlp(rlp);
-    }
-    Header { list: false, payload_length: item.len() }.encode(&mut rlp);
-    let mut hasher = Keccak256::new();
-    hasher.update(&rlp);
-    hasher.update(item);
-    Node::Long(hasher.finalize())
+    rlp.list_header(path[..].length() + item.length());
+    rlp.string(&path);
+    rlp.string(item);
 }
 
 /// Nibbles as bytes behind a flag for a leaf and for an odd number of them.
@@ -157,7 +173,6 @@ mod tests {
     use alloy_consensus::proofs::ordered_trie_root_with_encoder;
 
     use super::*;
-    use crate::evm::rlp::BadField;
 
     #[test]
     fn roots_are_those_of_another_implementation() {
@@ -166,11 +181,7 @@ mod tests {
                 let values: Vec<Vec<u8>> = (0..count).map(|index| vec![index as u8; length]).collect();
                 let mut items = Items::default();
                 for value in &values {
-                    let pushed = items.push(|rlp| {
-                        rlp.raw(value);
-                        Ok::<_, BadField>(())
-                    });
-                    assert_eq!(pushed.unwrap(), value);
+                    items.add(|rlp| rlp.raw(value));
                 }
                 let other =
                     ordered_trie_root_with_encoder(&values, |value, out| out.extend_from_slice(value));

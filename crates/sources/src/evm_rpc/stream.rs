@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// How many bytes of answers all streams of a source may hold.
-const BUDGET_BYTES: u64 = 32 << 20;
+const BUDGET_BYTES: u64 = 16 << 20;
 /// What a block is taken for while none has been seen.
-const FIRST_ESTIMATE_BYTES: u64 = 1 << 20;
+const FIRST_ESTIMATE_BYTES: u64 = 512 << 10;
 /// The most blocks that are decoded in one go.
 const GROUP_BLOCKS: usize = 64;
 /// With so many bytes a group is full.
@@ -354,7 +354,7 @@ mod tests {
         let all = budget.units.available_permits();
         let own = Arc::new(Semaphore::new(0));
         let mut hold = budget.hold(&own, 1).await.remove(0);
-        assert_eq!(all - budget.units.available_permits(), 1024);
+        assert_eq!(all - budget.units.available_permits(), 512);
         budget.settle(&mut hold, 3 << 20);
         assert_eq!(all - budget.units.available_permits(), 3072);
         assert_eq!(budget.estimate_bytes.load(Ordering::Relaxed), 3 << 20);
@@ -380,13 +380,14 @@ mod tests {
         drop(first);
         assert!(budget.hold(&own, 1).now_or_never().is_some());
     }
+
     #[tokio::test]
     async fn a_batch_holds_for_each_of_its_blocks_what_there_is_room_for() {
         let budget = ByteBudget::default();
         let all = budget.units.available_permits();
         let own = Arc::new(Semaphore::new(1));
         let batch = budget.hold(&own, 10).await;
-        assert_eq!((batch.len(), all - budget.units.available_permits()), (10, 10 << 10));
+        assert_eq!((batch.len(), all - budget.units.available_permits()), (10, 10 << 9));
         let half = budget.hold(&own, 1000).await;
         assert_eq!(half.len(), 16);
         // There is no room for a second half, but for one block.

@@ -1,4 +1,4 @@
-//! The test kit's counterparts for scripts: a replay node, a recorder, a writer of chains, and a
+//! The test kit's counterparts for scripts: a replay node, an anvil, a database, a recorder, a writer of chains, and a
 //! measure of JSON parsers.
 //!
 //! The recorded chain for demonstrations (`assets/demo-chain.jsonl.zst`) is made again with
@@ -14,14 +14,16 @@ use std::{io::Read, path::PathBuf, str::FromStr, time::Duration};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nozzle_testkit::{
+    anvil::{Anvil, AnvilOptions},
     chain::ChainBuilder,
     parse,
+    postgres::Postgres,
     replay::{Recording, ReplayOptions, ReplayServer},
     rpc::{RpcClient, quantity},
 };
 use serde_json::json;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
 
@@ -37,6 +39,12 @@ enum Command {
     /// Serves a recorded or generated chain as JSON-RPC. Prints its URL when it is ready; ends on
     /// SIGTERM or when its standard input is closed.
     Replay(ReplayArguments),
+    /// Runs an anvil that mines by the clock. Prints the URL of its JSON-RPC when it is ready; ends as
+    /// a replay does.
+    Anvil(AnvilArguments),
+    /// Runs a PostgreSQL cluster of its own that writes through to the disk. Prints the URL of an
+    /// empty database when it is ready; ends as a replay does.
+    Postgres,
     /// Records a node's chain into a file.
     Capture(CaptureArguments),
     /// Fills a running anvil (--no-mining --order fifo) with a varied chain.
@@ -80,6 +88,13 @@ struct ReplayArguments {
     /// Stay when the standard input is closed.
     #[arg(long)]
     ignore_stdin: bool,
+}
+
+#[derive(Args)]
+struct AnvilArguments {
+    /// The seconds between two blocks.
+    #[arg(long, default_value_t = 1)]
+    block_time: u64,
 }
 
 #[derive(Args)]
@@ -161,6 +176,8 @@ impl FromStr for Like {
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Replay(arguments) => replay(arguments).await,
+        Command::Anvil(arguments) => anvil(arguments).await,
+        Command::Postgres => postgres().await,
         Command::Capture(arguments) => capture(arguments).await,
         Command::Chain(arguments) => chain(arguments).await,
         Command::Parse(arguments) => parse(arguments),
@@ -181,13 +198,35 @@ async fn replay(arguments: ReplayArguments) -> anyhow::Result<()> {
     println!("{}", server.url());
     if arguments.ignore_stdin {
         terminated.recv().await;
-        return Ok(());
+    } else {
+        until_unwanted(terminated).await;
     }
+    Ok(())
+}
+
+async fn anvil(arguments: AnvilArguments) -> anyhow::Result<()> {
+    let terminated = signal(SignalKind::terminate())?;
+    let options = AnvilOptions { block_time: Some(arguments.block_time), ..AnvilOptions::default() };
+    let anvil = Anvil::start(options).await?;
+    println!("{}", anvil.url());
+    until_unwanted(terminated).await;
+    Ok(())
+}
+
+async fn postgres() -> anyhow::Result<()> {
+    let terminated = signal(SignalKind::terminate())?;
+    let cluster = Postgres::start_durable()?;
+    println!("{}", cluster.create_database()?);
+    until_unwanted(terminated).await;
+    Ok(())
+}
+
+/// Waits for SIGTERM or the end of the standard input.
+async fn until_unwanted(mut terminated: Signal) {
     tokio::select! {
         _ = terminated.recv() => {}
         _ = stdin_closed() => {}
     }
-    Ok(())
 }
 
 impl Source {

@@ -159,6 +159,7 @@ impl Replay {
             "eth_getBlockReceipts" => {
                 self.reply_block(self.by_either(selector), |number| self.recording.receipts(number))
             }
+            "eth_getTransactionReceipt" => self.reply_receipt(selector),
             "eth_getLogs" => self.reply_logs(selector),
             "eth_blockNumber" => Reply::Text(format!("\"{:#x}\"", self.head())),
             "eth_chainId" => Reply::Text(format!("\"{:#x}\"", self.chain_id)),
@@ -175,6 +176,14 @@ impl Replay {
             Selected::Nothing => NULL,
             Selected::Unknown => Reply::Error(-32602, "invalid block"),
         }
+    }
+
+    fn reply_receipt(&self, selector: &Value) -> Reply {
+        let Some(Ok(hash)) = selector.as_str().map(str::parse::<B256>) else {
+            return Reply::Error(-32602, "invalid hash");
+        };
+        let found = self.recording.receipt_of(hash).filter(|(number, _)| *number <= self.head());
+        found.map_or(NULL, |(_, receipt)| Reply::Stored(receipt))
     }
 
     /// A range may end above the head; a filter that names neither end is about the head.
@@ -315,7 +324,10 @@ mod tests {
         for selector in [json!(hash), json!({ "blockHash": hash }), json!({ "blockNumber": "0x7" })] {
             assert_eq!(ask(&replay, "eth_getBlockReceipts", json!([selector])), receipts);
         }
+        let transaction = json!([receipts[0]["transactionHash"]]);
+        assert_eq!(ask(&replay, "eth_getTransactionReceipt", transaction.clone()), receipts[0]);
         replay.set_head(6);
+        assert_eq!(ask(&replay, "eth_getTransactionReceipt", transaction), json!(null));
         assert_eq!(ask(&replay, "eth_getBlockByHash", json!([hash, true])), json!(null));
         assert_eq!(ask(&replay, "eth_getBlockReceipts", json!([hash])), json!(null));
     }

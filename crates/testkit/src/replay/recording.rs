@@ -31,6 +31,8 @@ pub struct Recording {
     first: u64,
     last: u64,
     blocks: Blocks,
+    /// For each transaction its block and its receipt; made when somebody asks.
+    by_transaction: OnceLock<HashMap<B256, (u64, Bytes)>>,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl Builder {
         let ends = self.by_number.first_key_value().zip(self.by_number.last_key_value());
         let (first, last) = ends.map(|(first, last)| (*first.0, *last.0)).context("no blocks")?;
         let blocks = Blocks::Stored { by_number: self.by_number, by_hash: self.by_hash };
-        Ok(Recording { chain_id: self.chain_id.unwrap_or(1), first, last, blocks })
+        Ok(Recording::of(self.chain_id.unwrap_or(1), first..=last, blocks))
     }
 }
 
@@ -185,7 +187,12 @@ impl Recording {
     }
 
     fn generated(chain: Generated) -> Self {
-        Self { chain_id: 1, first: 0, last: chain.len() - 1, blocks: Blocks::Generated(chain) }
+        Self::of(1, 0..=chain.len() - 1, Blocks::Generated(chain))
+    }
+
+    fn of(chain_id: u64, range: RangeInclusive<u64>, blocks: Blocks) -> Self {
+        let (first, last) = range.into_inner();
+        Self { chain_id, first, last, blocks, by_transaction: OnceLock::new() }
     }
 
     /// Makes all JSON of a generated chain now, on all cores, and keeps it in memory, see
@@ -299,6 +306,32 @@ impl Recording {
             Blocks::Generated(_) => logs_of(&self.receipts(number)?),
         }
     }
+
+    /// The number of a transaction's block and the JSON of its receipt. From the first call on, all
+    /// receipts are kept in memory.
+    pub fn receipt_of(&self, transaction: B256) -> Option<(u64, Bytes)> {
+        let by_transaction = self.by_transaction.get_or_init(|| {
+            let receipts = |number| Some((number, self.receipts(number)?));
+            let named = (self.first..=self.last).filter_map(receipts);
+            named.flat_map(|(number, all)| each_receipt(number, &all)).collect()
+        });
+        by_transaction.get(&transaction).cloned()
+    }
+}
+
+/// The receipts in the JSON of a block's, by their transactions; nothing where these are no receipts.
+fn each_receipt(number: u64, receipts: &Bytes) -> Vec<(B256, (u64, Bytes))> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Receipt {
+        transaction_hash: B256,
+    }
+    let texts = serde_json::from_slice::<Vec<&RawValue>>(receipts).unwrap_or_default();
+    let named = texts.into_iter().filter_map(|text| {
+        let Receipt { transaction_hash } = serde_json::from_str(text.get()).ok()?;
+        Some((transaction_hash, (number, receipts.slice_ref(text.get().as_bytes()))))
+    });
+    named.collect()
 }
 
 #[derive(Deserialize)]
