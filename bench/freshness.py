@@ -37,6 +37,12 @@ class Http:
         return [answer["result"] for answer in json.loads(self.post(json.dumps(body)))]
 
 
+def transfer(accounts: list, index: int) -> dict:
+    """The index-th transfer of a node's life; the accounts take turns."""
+    turn, sender = divmod(index, len(accounts))
+    return {"from": accounts[sender], "to": accounts[sender - 1], "value": "0x1", "nonce": hex(turn)}
+
+
 class Node:
     """A running anvil: when its heads came, and what it takes to ask it for a block."""
 
@@ -76,15 +82,13 @@ class Node:
     def send(self):
         node = Http(self.url)
         accounts = node.call(("eth_accounts",))[0]
-        transfer = [
-            ("eth_sendTransaction", {"from": accounts[i % 10], "to": accounts[(i + 1) % 10], "value": "0x1"})
-            for i in range(TRANSACTIONS_PER_BLOCK)
-        ]
-        while number := self.next_head():
+        sent = 0
+        while self.next_head():
             # In the middle between two heads.
             time.sleep(0.5)
-            node.call(*transfer)
-            del number
+            # The node takes the calls of a batch side by side, so it cannot count them itself.
+            node.call(*(("eth_sendTransaction", transfer(accounts, sent + i)) for i in range(TRANSACTIONS_PER_BLOCK)))
+            sent += TRANSACTIONS_PER_BLOCK
 
     def fetch(self):
         """Asks for each block as a client has to, when nobody else asks."""
@@ -122,8 +126,11 @@ def measure(name: str, blocks: int, folder, env: dict) -> list:
             time.sleep(ASK_EVERY_S)
             if dump.child.poll() is not None:
                 raise SystemExit(f"the dump has ended: {folder / 'dump.log'}")
-            answer = asked.post(json.dumps({"query": f'SELECT max(_block_num) AS head FROM "{name_of}".blocks WHERE _block_num > {last}'}))
-            now, head = time.perf_counter(), json.loads(answer)["head"]
+            answer = json.loads(asked.post(f'SELECT max(_block_num) AS head FROM "{name_of}".blocks WHERE _block_num > {last}'))
+            # Nulls are left out of an answer.
+            now, head = time.perf_counter(), answer.get("head")
+            if "error_code" in answer:
+                raise SystemExit(f"the server answers {answer}")
             if head is None:
                 continue
             # The first second is for everybody to get ready.

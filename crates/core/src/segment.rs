@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    block::{BlockHash, BlockId, BlockLink},
+    block::{BlockHash, BlockId, BlockLink, BlockNum},
     name::{Network, TableName},
     range::BlockRange,
 };
@@ -88,6 +88,38 @@ pub struct FileMetadata {
 impl FileMetadata {
     /// The key of the Parquet key-value metadata.
     pub const KEY: &str = "nozzle_metadata";
+}
+
+/// Where a file stands among the others of its revision, under the key [`FileOrigin::KEY`] of its
+/// Parquet metadata: what a database that is rebuilt from the files needs to tell which of them count.
+///
+/// All tables of a revision are cut at the same blocks, and the files of one cut have the same name, each
+/// in its table's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOrigin {
+    /// The newest commit of the database when the writer claimed the file's blocks. Whatever the file
+    /// replaces was committed by then: of two files of a table that share a block, the one with the
+    /// greater number came later.
+    pub after_commit: u64,
+    /// The lease that it was written under: decides where two writers had seen the same commit.
+    pub lease: i64,
+    /// The last block that a revision still being built needs before it is read; absent in the files
+    /// of one that is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building_until: Option<BlockNum>,
+    /// The dataset's manifest. Only the file that lists its empty sisters has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<serde_json::Value>,
+}
+
+impl FileOrigin {
+    /// The key of the Parquet key-value metadata.
+    pub const KEY: &str = "nozzle_origin";
+
+    /// The order of files that share a block: the greatest one counts.
+    pub fn order(&self) -> (u64, i64) {
+        (self.after_commit, self.lease)
+    }
 }
 
 /// A [`Span`] as files and streams write it.

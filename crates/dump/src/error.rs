@@ -52,11 +52,13 @@ pub enum DumpError {
 }
 
 impl DumpError {
-    /// Whether the same may succeed later without anybody's doing: a node or a database is away.
+    /// Whether the same may succeed later without anybody's doing: a node, a database or a far store is
+    /// away.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Source(error) => error.may_pass(),
             Self::Metadata(error) => matches!(error, MetadataError::Unavailable { .. }),
+            Self::Store { source, .. } => is_away(source.as_ref()),
             _ => false,
         }
     }
@@ -81,8 +83,35 @@ impl DumpError {
     }
 }
 
+/// Whether a far store has failed in another way than by refusing: it was asked for minutes then.
+fn is_away(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.any(|cause| {
+        let failure = cause.downcast_ref();
+        matches!(failure, Some(object_store::Error::Generic { store, .. }) if *store != "LocalFileSystem")
+    })
+}
+
 impl From<StoreError> for DumpError {
     fn from(error: StoreError) -> Self {
         Self::store("opening the store", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::Error::{Generic, NotFound};
+
+    use super::*;
+
+    #[test]
+    fn a_far_store_that_is_away_may_come_back_and_a_full_disk_does_not() {
+        let failed = |error: object_store::Error| DumpError::store("writing", error).may_pass();
+        let generic = |store| Generic { store, source: "it broke".into() };
+        assert!(failed(generic("S3")) && failed(generic("MicrosoftAzure")));
+        assert!(!failed(generic("LocalFileSystem")));
+        assert!(!failed(NotFound { path: "x".into(), source: "gone".into() }));
+        let read = parquet::errors::ParquetError::External(Box::new(generic("GCS")));
+        assert!(DumpError::store("reading", read).may_pass());
     }
 }

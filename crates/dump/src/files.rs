@@ -5,10 +5,9 @@ use std::{ops::Range, sync::Arc};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
-use nozzle_core::{BlockNum, layout};
 use nozzle_metadata::{Location, SegmentFile};
 use nozzle_query::Stores;
-use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt, multipart::MultipartStore, path::Path};
 use parquet::{
     arrow::{
         ParquetRecordBatchStreamBuilder, ProjectionMask, arrow_reader::ArrowReaderOptions,
@@ -23,10 +22,12 @@ use uuid::Uuid;
 use crate::error::DumpError;
 
 /// An object of a location.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ObjectRef {
     /// The store that it lies in.
     pub store: Arc<dyn ObjectStore>,
+    /// The same store's way to write an object in parts, where it has one.
+    pub parts: Option<Arc<dyn MultipartStore>>,
     /// Its path in the store.
     pub path: Path,
     /// Its URL, for messages.
@@ -36,15 +37,16 @@ pub struct ObjectRef {
 /// The object `name` of `location`.
 pub fn object(stores: &Stores, location: &Location, name: &str) -> Result<ObjectRef, DumpError> {
     let (store, folder) = stores.resolve(&location.url)?;
-    Ok(ObjectRef { store, path: folder.join(name), url: format!("{}{name}", location.url) })
+    let parts = stores.parts(&location.url)?;
+    Ok(ObjectRef { store, parts, path: folder.join(name), url: format!("{}{name}", location.url) })
 }
 
-/// A name that no other file has.
-pub fn new_name(start: BlockNum) -> String {
+/// A number for a name that no other cut has.
+pub fn new_random() -> u64 {
     // A version 4 UUID has six bits that are the same in each, at different places of its halves:
     // together the halves are 64 random bits.
     let (high, low) = Uuid::new_v4().as_u64_pair();
-    layout::file_name(start, high ^ low)
+    high ^ low
 }
 
 /// The rows of a file in its order, of the named columns or of all.

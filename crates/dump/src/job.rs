@@ -7,7 +7,7 @@ use std::{
 
 use futures::StreamExt;
 use nozzle_core::BlockRange;
-use nozzle_metadata::{CommitError, LeaseId};
+use nozzle_metadata::CommitError;
 use nozzle_sources::{BlockRows, SharedSource, SourceError};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     commit::{Change, Refusal, commit},
     error::DumpError,
+    lease::Terms,
     observe::{Event, Observer},
     writer::{SegmentWriter, Target},
 };
@@ -69,8 +70,8 @@ pub struct Job {
     pub source: SharedSource,
     /// When segments are cut.
     pub cut: CutPolicy,
-    /// The lease that holds the range.
-    pub lease: LeaseId,
+    /// Under what the range is written.
+    pub terms: Terms,
     /// The blocks.
     pub range: BlockRange,
     /// What the job's first commit also changes: the repair of a reorg.
@@ -158,7 +159,7 @@ impl Job {
     }
 
     fn new_writer(&self) -> SegmentWriter {
-        SegmentWriter::new(Arc::clone(&self.target), self.lease)
+        SegmentWriter::new(Arc::clone(&self.target), self.terms)
     }
 
     async fn append(
@@ -206,7 +207,7 @@ impl Job {
         let started = Instant::now();
         change.added.extend(writer.close().await?);
         let closed = Instant::now();
-        match commit(&self.target, self.lease, change, observer).await {
+        match commit(&self.target, self.terms.lease, change, observer).await {
             Ok(()) => {
                 let (files, metadata) = (closed - started, closed.elapsed());
                 tracing::debug!(files_us = files.as_micros(), metadata_us = metadata.as_micros(), "written");

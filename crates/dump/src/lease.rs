@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nozzle_core::{BlockRange, RevisionId};
-use nozzle_metadata::{HEARTBEAT, HeldLease, LEASE_TIMEOUT, Lease, LeaseId, MetadataStore};
+use nozzle_core::{BlockNum, BlockRange, RevisionId};
+use nozzle_metadata::{CommitSeq, HEARTBEAT, HeldLease, LEASE_TIMEOUT, Lease, LeaseId, MetadataStore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -19,17 +19,18 @@ const CLAIM_AGAIN: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Leases {
     leases: Vec<Lease>,
+    sequence: CommitSeq,
     store: Arc<dyn MetadataStore>,
     lost: CancellationToken,
     _heartbeat: DropGuard,
 }
 
 impl Leases {
-    fn keep(store: Arc<dyn MetadataStore>, leases: Vec<Lease>) -> Self {
+    fn keep(store: Arc<dyn MetadataStore>, leases: Vec<Lease>, sequence: CommitSeq) -> Self {
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
         let ids = leases.iter().map(|lease| lease.id).collect();
         tokio::spawn(heartbeat(Arc::clone(&store), ids, lost.clone(), stop.clone()));
-        Self { leases, store, lost, _heartbeat: stop.drop_guard() }
+        Self { leases, sequence, store, lost, _heartbeat: stop.drop_guard() }
     }
 
     /// The claimed ranges, in block order.
@@ -37,9 +38,10 @@ impl Leases {
         self.leases.iter().map(|lease| lease.range).collect()
     }
 
-    /// The lease that holds all of `range`.
-    pub fn covering(&self, range: BlockRange) -> Option<LeaseId> {
-        self.leases.iter().find(|lease| lease.range.covers(range)).map(|lease| lease.id)
+    /// The terms under which all of `range` can be written.
+    pub fn covering(&self, range: BlockRange) -> Option<Terms> {
+        let lease = self.leases.iter().find(|lease| lease.range.covers(range))?;
+        Some(Terms { lease: lease.id, after_commit: self.sequence, building_until: None })
     }
 
     /// Is cancelled when a lease is found to have been taken by another writer.
@@ -52,6 +54,17 @@ impl Leases {
         let ids: Vec<LeaseId> = self.leases.iter().map(|lease| lease.id).collect();
         Ok(self.store.release(&ids).await?)
     }
+}
+
+/// Under what segments are written: what allows it, and what their files say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The lease that holds their blocks.
+    pub lease: LeaseId,
+    /// The newest commit when it was claimed.
+    pub after_commit: CommitSeq,
+    /// The last block that the revision needs before it is read; `None` where it is read.
+    pub building_until: Option<BlockNum>,
 }
 
 /// Renews until `stop`. A database that does not answer is asked again: the lease lives as long as
@@ -111,7 +124,7 @@ pub async fn claim(
         let claim = request.store.claim(request.revision, request.wanted, request.holder).await?;
         let enough = !claim.granted.is_empty() && (claim.held.is_empty() || !request.all_or_nothing);
         if enough {
-            let leases = Leases::keep(Arc::clone(request.store), claim.granted);
+            let leases = Leases::keep(Arc::clone(request.store), claim.granted, claim.sequence);
             return Ok(Claimed::Some(leases, claim.held));
         }
         let partial: Vec<LeaseId> = claim.granted.iter().map(|lease| lease.id).collect();

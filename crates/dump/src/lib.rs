@@ -14,6 +14,7 @@
 //! of bad ones.
 
 pub mod check;
+pub mod collect;
 pub mod commit;
 mod cursor;
 pub mod error;
@@ -27,10 +28,12 @@ pub mod plan;
 pub mod raw;
 pub mod reorg;
 pub mod repair;
+pub mod restore;
 pub mod revision;
 pub mod rewrite;
 mod round;
 mod run;
+mod upload;
 pub mod writer;
 
 pub use check::{Check, CheckReport, Finding};

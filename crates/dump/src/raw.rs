@@ -119,6 +119,7 @@ impl RawDump {
     async fn revision(&self, writer: &revision::Writer<'_>) -> Result<Revision, DumpError> {
         revision::resolve(revision::Wanted {
             store: &self.metadata,
+            stores: &self.stores,
             dataset: &self.dataset,
             tables: self.source.tables(),
             base_url: &self.options.base_url,
@@ -135,6 +136,8 @@ impl RawDump {
             stores: Arc::clone(&self.stores),
             tables: revision::locate(self.source.tables(), revision)?,
             network: self.network.clone(),
+            manifest: serde_json::from_str(&self.dataset.manifest)
+                .map_err(|error| DumpError::store("reading the stored manifest", error))?,
             parquet: self.options.parquet.clone(),
             job_memory_bytes: self.options.writer_memory_bytes / self.options.jobs.max(1),
         })

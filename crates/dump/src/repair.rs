@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use nozzle_core::{BlockRange, RevisionId};
-use nozzle_metadata::{CommitError, LeaseId};
+use nozzle_metadata::CommitError;
 use nozzle_sources::SharedSource;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use crate::{
     check::{Check, Piece},
     commit::{Change, Refusal, commit},
     error::DumpError,
-    lease::{self, Claimed, Leases},
+    lease::{self, Claimed, Leases, Terms},
     observe::{Event, Observer},
     writer::{SegmentWriter, Target},
 };
@@ -80,12 +80,12 @@ impl Repair<'_> {
         cancel: &CancellationToken,
     ) -> Result<RepairEnd, DumpError> {
         for range in segments {
-            let lease = leases.covering(*range).ok_or(DumpError::LeaseLost)?;
+            let terms = leases.covering(*range).ok_or(DumpError::LeaseLost)?;
             // Read under the lease: nobody else changes it now.
             let pieces = self.stored.pieces(*range).await?;
             let piece = pieces.into_iter().find(|piece| piece.span.range == *range);
             let piece = piece.ok_or_else(changed_by_others)?;
-            if self.replace(&piece, lease, observer, cancel).await? == RepairEnd::Stopped {
+            if self.replace(&piece, terms, observer, cancel).await? == RepairEnd::Stopped {
                 return Ok(RepairEnd::Stopped);
             }
         }
@@ -95,11 +95,11 @@ impl Repair<'_> {
     async fn replace(
         &self,
         piece: &Piece,
-        lease: LeaseId,
+        terms: Terms,
         observer: &dyn Observer,
         cancel: &CancellationToken,
     ) -> Result<RepairEnd, DumpError> {
-        let mut writer = SegmentWriter::new(Arc::clone(&self.target), lease);
+        let mut writer = SegmentWriter::new(Arc::clone(&self.target), terms);
         let extracting = self.extract(piece.span.range, &mut writer, observer);
         match cancel.run_until_cancelled(extracting).await {
             Some(Ok(())) => {}
@@ -115,7 +115,7 @@ impl Repair<'_> {
         let added = writer.close().await?;
         let replaced = piece.segments.iter().map(|segment| segment.id).collect();
         let change = Change { added, replaced, ..Change::default() };
-        match commit(&self.target, lease, change, observer).await {
+        match commit(&self.target, terms.lease, change, observer).await {
             Ok(()) => Ok(RepairEnd::Done),
             Err(Refusal::Replan(error @ CommitError::NotLinked { .. })) => Err(DumpError::Refused(format!(
                 "the provider's chain is not the stored one at the border of blocks {}: {error}; run `nozzle dump`, which replaces what a reorg has changed",

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use nozzle_core::{BlockRange, RevisionId, TableDef, layout, schema::schema_to_json};
 use nozzle_metadata::{Dataset, Location, MetadataStore, NewLocation, NewRevision, Revision, RevisionState};
+use nozzle_query::Stores;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::DumpError,
     lease::{self, Claimed},
     observe::Observer,
+    restore,
 };
 
 /// What [`resolve`] takes.
@@ -17,6 +19,8 @@ use crate::{
 pub struct Wanted<'a> {
     /// Where revisions are kept.
     pub store: &'a Arc<dyn MetadataStore>,
+    /// Where revisions lie.
+    pub stores: &'a Stores,
     /// The dataset.
     pub dataset: &'a Dataset,
     /// Its tables.
@@ -73,7 +77,21 @@ pub async fn discard(
 pub async fn resolve(wanted: Wanted<'_>) -> Result<Revision, DumpError> {
     let state = if wanted.fresh { RevisionState::Building } else { RevisionState::Active };
     let revisions = wanted.store.revisions(wanted.dataset.id).await?;
-    let Some(revision) = revisions.into_iter().find(|revision| revision.state == state) else {
+    let unknown = unknown_revisions(&wanted).await?;
+    if !wanted.fresh && !unknown.is_empty() {
+        return Err(unknown_error(&wanted, &unknown));
+    }
+    let Some(revision) = revisions.iter().find(|revision| revision.state == state).cloned() else {
+        if let (RevisionState::Active, Some(building)) =
+            (state, revisions.iter().find(|revision| revision.state == RevisionState::Building))
+        {
+            return Err(being_built(&wanted, building));
+        }
+        for id in unknown {
+            // From now on the database knows of it, and that nobody wants it any more.
+            create_as(&wanted, id, RevisionState::Building).await?;
+            wanted.store.retire_revision(id).await?;
+        }
         return create(&wanted, state).await;
     };
     if !wanted.is_base_explicit || lies_below(&revision, wanted.base_url) {
@@ -95,8 +113,41 @@ fn lies_below(revision: &Revision, base_url: &str) -> bool {
     revision.locations.iter().all(|location| location.url.starts_with(base_url))
 }
 
+/// The revisions that lie in the store without the database knowing of them.
+async fn unknown_revisions(wanted: &Wanted<'_>) -> Result<Vec<RevisionId>, DumpError> {
+    let stored = restore::stored_revisions(wanted.stores, wanted.base_url, &wanted.dataset.name).await?;
+    let known = wanted.store.known_revisions(&stored).await?;
+    Ok(stored.into_iter().filter(|id| !known.contains(id)).collect())
+}
+
+fn unknown_error(wanted: &Wanted<'_>, unknown: &[RevisionId]) -> DumpError {
+    let Wanted { dataset, base_url, store, .. } = wanted;
+    let (count, revisions) = match unknown {
+        [one] => ("a revision".to_owned(), one.to_string()),
+        many => (
+            format!("{} revisions", many.len()),
+            many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        ),
+    };
+    DumpError::Refused(format!(
+        "{base_url} holds {count} of `{0}` that the database {1} does not know ({revisions}); to use what is stored there, run `nozzle restore --dataset {0}`, or add --fresh to extract everything anew beside it",
+        dataset.name,
+        store.describe()
+    ))
+}
+
+fn being_built(wanted: &Wanted<'_>, building: &Revision) -> DumpError {
+    DumpError::Refused(format!(
+        "the dataset `{0}` has no data to add to, only a revision that is still being built ({1}): add --fresh to go on with it, or run `nozzle restore --dataset {0}` again if that was interrupted",
+        wanted.dataset.name, building.id
+    ))
+}
+
 async fn create(wanted: &Wanted<'_>, state: RevisionState) -> Result<Revision, DumpError> {
-    let id = RevisionId::generate();
+    create_as(wanted, RevisionId::generate(), state).await
+}
+
+async fn create_as(wanted: &Wanted<'_>, id: RevisionId, state: RevisionState) -> Result<Revision, DumpError> {
     let location = |table: &TableDef| NewLocation {
         table: table.name.clone(),
         url: format!("{}{}/", wanted.base_url, layout::location_path(&wanted.dataset.name, &table.name, id)),

@@ -9,11 +9,12 @@ use arrow::{
 };
 use futures::TryStreamExt;
 use nozzle_core::{BlockNum, Span};
-use nozzle_metadata::{LeaseId, NewSegment, Segment};
+use nozzle_metadata::{NewSegment, Segment};
 
 use crate::{
     error::DumpError,
     files,
+    lease::Terms,
     writer::{SegmentWriter, Target},
 };
 
@@ -21,11 +22,11 @@ use crate::{
 /// each of the target's tables, in their order.
 pub async fn keep(
     target: &Arc<Target>,
-    lease: LeaseId,
+    terms: Terms,
     segments: &[Segment],
     span: Span,
 ) -> Result<Vec<NewSegment>, DumpError> {
-    let mut writer = SegmentWriter::of_span(Arc::clone(target), lease, span);
+    let mut writer = SegmentWriter::of_span(Arc::clone(target), terms, span);
     for (index, segment) in segments.iter().enumerate() {
         let Some(file) = &segment.file else { continue };
         let object = files::object(&target.stores, &target.tables[index].1, &file.name)?;

@@ -11,7 +11,7 @@ use crate::{
     commit::{Change, Refusal, commit},
     error::DumpError,
     job::{CutPolicy, Job, JobEnd},
-    lease::{self, Claimed, Leases},
+    lease::{self, Claimed, Leases, Terms},
     observe::Event,
     plan,
     reorg::{self, Orphan},
@@ -27,6 +27,8 @@ impl Run<'_> {
     /// go.
     pub async fn round(&self, sight: Sight, end: Option<BlockNum>) -> Result<Round, DumpError> {
         let Some(limit) = sight.limit else { return Ok(Round::NothingYet) };
+        let last = end.map_or(limit.number, |end| end.min(limit.number));
+        self.goal.store(last, Ordering::Relaxed);
         let mut spans = self.spans().await?;
         let mut orphan = match self.unless_stopped(self.find_orphan(&spans, limit)).await? {
             Some(orphan) => orphan,
@@ -45,7 +47,6 @@ impl Run<'_> {
             return self.repair(orphan, &spans, limit).await;
         }
         self.write_down(sight.chain).await?;
-        let last = end.map_or(limit.number, |end| end.min(limit.number));
         if last < self.dump.start_block {
             return Ok(Round::NothingYet);
         }
@@ -130,8 +131,8 @@ impl Run<'_> {
         let work = plan::chunks(&wanted, self.dump.options.jobs);
         self.observer.event(Event::Planned { blocks: wanted.iter().map(BlockRange::len).sum() });
         let jobs = work.into_iter().filter_map(|range| {
-            let lease = leases.covering(range)?;
-            Some(self.job(lease, range, self.cut_for(range, head), Change::default()))
+            let terms = self.terms(leases, range)?;
+            Some(self.job(terms, range, self.cut_for(range, head), Change::default()))
         });
         self.run_jobs(jobs.collect(), leases).await
     }
@@ -145,15 +146,16 @@ impl Run<'_> {
         }
     }
 
-    fn job(
-        &self,
-        lease: nozzle_metadata::LeaseId,
-        range: BlockRange,
-        cut: CutPolicy,
-        first_change: Change,
-    ) -> Job {
+    /// The terms under which a range can be written now.
+    fn terms(&self, leases: &Leases, range: BlockRange) -> Option<Terms> {
+        let is_building = self.is_building.load(Ordering::Relaxed);
+        let building_until = is_building.then(|| self.goal.load(Ordering::Relaxed));
+        Some(Terms { building_until, ..leases.covering(range)? })
+    }
+
+    fn job(&self, terms: Terms, range: BlockRange, cut: CutPolicy, first_change: Change) -> Job {
         let (target, source) = (Arc::clone(&self.target), Arc::clone(&self.dump.source));
-        Job { target, source, cut, lease, range, first_change }
+        Job { target, source, cut, terms, range, first_change }
     }
 
     /// Runs jobs side by side, in block order. The first failure or change of the chain stops the
@@ -213,7 +215,7 @@ impl Run<'_> {
         if self.spans().await? != spans {
             return Ok(Round::Replan("another writer has changed the stored blocks".into()));
         }
-        let Some(lease) = leases.covering(orphan.replaced) else { return Err(DumpError::LeaseLost) };
+        let Some(terms) = self.terms(leases, orphan.replaced) else { return Err(DumpError::LeaseLost) };
         let stored = self.segments(orphan.replaced).await?;
         let replaced = stored.iter().flatten().map(|segment| segment.id).collect();
         let mut change = Change { replaced, ..Change::default() };
@@ -224,10 +226,10 @@ impl Run<'_> {
                 return Ok(Round::Replan("the orphaned segments are gone".into()));
             };
             let span = Span { range: kept, prev_hash, hash: fork.hash };
-            change.kept = rewrite::keep(&self.target, lease, &first, span).await?;
+            change.kept = rewrite::keep(&self.target, terms, &first, span).await?;
         }
         let Some(again) = again else {
-            return match commit(&self.target, lease, change, self.observer).await {
+            return match commit(&self.target, terms.lease, change, self.observer).await {
                 Ok(()) => Ok(Round::Progress),
                 Err(Refusal::Replan(error)) => Ok(Round::Replan(error.to_string())),
                 Err(Refusal::Failed(error)) => Err(error),
@@ -236,7 +238,7 @@ impl Run<'_> {
         self.observer.event(Event::Planned { blocks: again.len() });
         // The new blocks take the place of the old ones in one commit, unless they fill a file first.
         let cut = CutPolicy { flush_interval: Duration::MAX, ..self.dump.options.cut };
-        let job = self.job(lease, again, cut, change);
+        let job = self.job(terms, again, cut, change);
         self.run_jobs(vec![job], leases).await
     }
 

@@ -1,7 +1,10 @@
 //! The rounds of a dump in their order: look, do one thing, look again, until the end is reached.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -95,6 +98,10 @@ pub(crate) struct Run<'a> {
     pub revision: Revision,
     pub observer: &'a dyn Observer,
     pub cancel: &'a CancellationToken,
+    /// Whether the revision is still being built.
+    pub is_building: AtomicBool,
+    /// The last block that the newest round wants.
+    pub goal: AtomicU64,
     /// Below it a former round of this run has found all blocks stored and linked: see `round`.
     pub floor: AtomicU64,
 }
@@ -134,7 +141,8 @@ impl<'a> Run<'a> {
         cancel: &'a CancellationToken,
     ) -> Self {
         let floor = AtomicU64::new(dump.start_block);
-        Self { dump, target, revision, observer, cancel, floor }
+        let is_building = AtomicBool::new(revision.state == RevisionState::Building);
+        Self { dump, target, revision, observer, cancel, is_building, goal: AtomicU64::new(0), floor }
     }
 
     /// Rounds until the end is reached, or the dump is asked to stop.
@@ -142,10 +150,10 @@ impl<'a> Run<'a> {
         let Some(mut sight) = self.unless_stopped(self.look()).await? else { return Ok(RunEnd::Stopped) };
         let Some(goal) = self.goal(&sight)? else { return Ok(RunEnd::Reached) };
         let mut past = Past::default();
-        let mut is_building = self.revision.state == RevisionState::Building;
         loop {
             let limit = sight.limit.map(|limit| limit.number);
             let end = goal.end(limit);
+            let is_building = self.is_building.load(Ordering::Relaxed);
             let is_reached = end.is_none_or(|end| limit.is_some_and(|limit| limit >= end));
             // Whoever follows, or waits for a block to come, outlasts a node that is away for a while.
             let is_patient = goal == Goal::Never || !is_reached;
@@ -158,7 +166,6 @@ impl<'a> Run<'a> {
                     // A chain that is faster than a round never leaves one with nothing to do.
                     if is_building && goal == Goal::Never && self.is_complete(limit).await? {
                         self.activate().await?;
-                        is_building = false;
                     }
                 }
                 // Only a dump that finds nothing to do is refused; one that has done its part is done,
@@ -176,7 +183,6 @@ impl<'a> Run<'a> {
                     past.replans = 0;
                     if is_reached && is_building {
                         self.activate().await?;
-                        is_building = false;
                     }
                     match (end, limit) {
                         (Some(_), _) if is_reached => return Ok(RunEnd::Reached),
@@ -283,6 +289,7 @@ impl<'a> Run<'a> {
                 return Err(error.into());
             }
         }
+        self.is_building.store(false, Ordering::Relaxed);
         self.observer.event(Event::Activated);
         Ok(())
     }

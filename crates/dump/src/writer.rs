@@ -3,26 +3,22 @@
 use std::{sync::Arc, time::Instant};
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
 use nozzle_core::{
-    BlockRange, Network, Span, TableDef, TableName,
-    segment::{FileMetadata, RangeMetadata},
+    BlockRange, Network, Span, TableDef, TableName, layout,
+    segment::{FileMetadata, FileOrigin, RangeMetadata},
 };
-use nozzle_metadata::{LeaseId, Location, MetadataStore, NewFile, NewSegment, SegmentFile};
+use nozzle_metadata::{Location, MetadataStore, NewFile, NewSegment, SegmentFile};
 use nozzle_query::Stores;
 use nozzle_sources::{BlockRows, SourceError};
-use object_store::buffered::BufWriter;
-use tokio::io::AsyncWriteExt;
 
 use crate::{
     error::DumpError,
-    files::{self, ObjectRef},
+    files,
+    lease::Terms,
     parquet::{Finished, ParquetOptions, TableEncoder},
+    upload::{Recorder, Upload},
 };
-
-/// Bytes that are gathered before they are sent to the store as one part.
-const UPLOAD_PART_BYTES: usize = 8 << 20;
 
 /// What all writers of a dump share.
 #[derive(Debug)]
@@ -35,6 +31,8 @@ pub struct Target {
     pub tables: Vec<(TableDef, Location)>,
     /// The network of the blocks.
     pub network: Network,
+    /// The dataset's manifest, for the files to tell.
+    pub manifest: serde_json::Value,
     /// How files are written.
     pub parquet: ParquetOptions,
     /// Memory that the unfinished row groups of one job may hold together, in bytes.
@@ -44,7 +42,9 @@ pub struct Target {
 /// The segments of all tables from one block on, growing with each group of rows.
 pub struct SegmentWriter {
     target: Arc<Target>,
-    lease: LeaseId,
+    terms: Terms,
+    /// The random part of the name that the files of all tables share.
+    random: u64,
     files: Vec<Option<OpenFile>>,
     span: Option<Span>,
     opened_at: Instant,
@@ -54,26 +54,19 @@ pub struct SegmentWriter {
 struct OpenFile {
     encoder: TableEncoder,
     upload: Upload,
-}
-
-/// The way of a file to the store. Its object exists only once it is closed.
-struct Upload {
-    writer: BufWriter,
-    url: String,
     name: String,
-    size_bytes: u64,
 }
 
 impl SegmentWriter {
-    /// A writer whose segments will be committed under `lease`.
-    pub fn new(target: Arc<Target>, lease: LeaseId) -> Self {
+    /// A writer whose segments will be committed under `terms`.
+    pub fn new(target: Arc<Target>, terms: Terms) -> Self {
         let files = target.tables.iter().map(|_| None).collect();
-        Self { target, lease, files, span: None, opened_at: Instant::now() }
+        Self { target, terms, random: files::new_random(), files, span: None, opened_at: Instant::now() }
     }
 
     /// A writer of segments whose span is known from the start; rows come by [`Self::write`].
-    pub fn of_span(target: Arc<Target>, lease: LeaseId, span: Span) -> Self {
-        Self { span: Some(span), ..Self::new(target, lease) }
+    pub fn of_span(target: Arc<Target>, terms: Terms, span: Span) -> Self {
+        Self { span: Some(span), ..Self::new(target, terms) }
     }
 
     /// Whether there is nothing to close.
@@ -136,13 +129,14 @@ impl SegmentWriter {
 
     async fn open(&self, index: usize) -> Result<OpenFile, DumpError> {
         let (table, location) = &self.target.tables[index];
-        let name = files::new_name(self.span.map_or(0, |span| span.range.start()));
-        self.target.metadata.record_object(self.lease, location.id, &name).await?;
-        let ObjectRef { store, path, url } = files::object(&self.target.stores, location, &name)?;
-        let writer = BufWriter::with_capacity(store, path, UPLOAD_PART_BYTES);
+        let name = layout::file_name(self.span.map_or(0, |span| span.range.start()), self.random);
+        self.target.metadata.record_object(self.terms.lease, location.id, &name).await?;
+        let object = files::object(&self.target.stores, location, &name)?;
         let encoder = TableEncoder::new(table, &self.target.parquet)
-            .map_err(|error| DumpError::store(format!("starting {url}"), error))?;
-        Ok(OpenFile { encoder, upload: Upload { writer, url, name, size_bytes: 0 } })
+            .map_err(|error| DumpError::store(format!("starting {}", object.url), error))?;
+        let metadata = Arc::clone(&self.target.metadata);
+        let recorder = Recorder { metadata, location: location.id, name: name.clone() };
+        Ok(OpenFile { encoder, upload: Upload::new(object, recorder), name })
     }
 
     /// Encodes on a thread of its own: compressing is work for a core, not for the runtime.
@@ -170,21 +164,34 @@ impl SegmentWriter {
         let names = self.target.tables.iter().map(|(table, _)| table.name.clone());
         let mut empty_tables: Vec<TableName> =
             names.zip(&self.files).filter(|(_, file)| file.is_none()).map(|(name, _)| name).collect();
+        let first = self.files.iter().position(Option::is_some);
         let mut closing = vec![];
         for (index, file) in std::mem::take(&mut self.files).into_iter().enumerate() {
-            let sisters = if file.is_some() { std::mem::take(&mut empty_tables) } else { vec![] };
-            closing.push(close_table(&self.target, index, file, span, sisters));
+            let is_first = first == Some(index);
+            let sisters = if is_first { std::mem::take(&mut empty_tables) } else { vec![] };
+            closing.push(close_table(&self.target, index, file, span, self.origin(is_first), sisters));
         }
-        futures::future::try_join_all(closing).await
+        // All of them, so that none is left half-way: what one began the others' failure must not keep.
+        let closed = futures::future::join_all(closing).await;
+        closed.into_iter().collect()
     }
 
     /// Gives up: nothing of what was written since the last close stays.
     pub async fn abort(self) {
-        for mut file in self.files.into_iter().flatten() {
-            // The name is recorded, so what cannot be removed now is the collector's.
-            if let Err(error) = file.upload.writer.abort().await {
-                tracing::debug!(%error, url = file.upload.url, "an unfinished upload could not be ended");
-            }
+        for file in self.files.into_iter().flatten() {
+            file.upload.abort().await;
+        }
+    }
+
+    /// What a file says of its place among the others. The first of its cut, which lists its empty
+    /// sisters, also has the manifest.
+    fn origin(&self, is_first: bool) -> FileOrigin {
+        let Terms { lease, after_commit, building_until } = self.terms;
+        FileOrigin {
+            after_commit: after_commit.0.unsigned_abs(),
+            lease: lease.0,
+            building_until,
+            manifest: is_first.then(|| self.target.manifest.clone()),
         }
     }
 }
@@ -193,7 +200,7 @@ fn encode_all(files: &mut [Option<OpenFile>], batches: &[RecordBatch]) -> Result
     for (file, batch) in files.iter_mut().zip(batches) {
         if let (Some(file), true) = (file, batch.num_rows() > 0) {
             let written = file.encoder.write(batch);
-            written.map_err(|error| DumpError::store(format!("encoding {}", file.upload.url), error))?;
+            written.map_err(|error| DumpError::store(format!("encoding {}", file.upload.url()), error))?;
         }
     }
     Ok(())
@@ -209,7 +216,7 @@ fn stay_within(files: &mut [Option<OpenFile>], memory_bytes: usize) -> Result<()
         let Some(file) = largest else { return Ok(()) };
         let before = file.encoder.unfinished_bytes();
         let ended = file.encoder.end_row_group();
-        ended.map_err(|error| DumpError::store(format!("encoding {}", file.upload.url), error))?;
+        ended.map_err(|error| DumpError::store(format!("encoding {}", file.upload.url()), error))?;
         if file.encoder.unfinished_bytes() >= before {
             return Ok(());
         }
@@ -217,60 +224,60 @@ fn stay_within(files: &mut [Option<OpenFile>], memory_bytes: usize) -> Result<()
     Ok(())
 }
 
-impl Upload {
-    async fn send(&mut self, pieces: Vec<Bytes>) -> Result<(), DumpError> {
-        for piece in pieces {
-            self.size_bytes += piece.len() as u64;
-            self.writer.put(piece).await.map_err(|error| self.failed(error))?;
-        }
-        Ok(())
-    }
-
-    async fn close(&mut self) -> Result<(), DumpError> {
-        self.writer.shutdown().await.map_err(|error| self.failed(error))
-    }
-
-    fn failed(&self, error: impl std::error::Error + Send + Sync + 'static) -> DumpError {
-        DumpError::store(format!("writing {}", self.url), error)
-    }
-}
-
 async fn close_table(
     target: &Target,
     index: usize,
     file: Option<OpenFile>,
     span: Span,
+    origin: FileOrigin,
     empty_tables: Vec<TableName>,
 ) -> Result<NewSegment, DumpError> {
     let (table, location) = &target.tables[index];
     let Some(file) = file else { return Ok(NewSegment { location: location.id, span, file: None }) };
     let metadata = FileMetadata {
         table: table.name.clone(),
-        filename: file.upload.name.clone(),
+        filename: file.name.clone(),
         created_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
         ranges: vec![RangeMetadata::new(span, target.network.clone())],
         empty_tables,
     };
-    let closed = close_file(file, metadata, location).await?;
+    let closed = close_file(file, metadata, origin, location).await?;
     Ok(NewSegment { location: location.id, span, file: Some(closed) })
 }
 
 async fn close_file(
     file: OpenFile,
     metadata: FileMetadata,
+    origin: FileOrigin,
     location: &Location,
 ) -> Result<NewFile, DumpError> {
-    let OpenFile { encoder, mut upload } = file;
-    let Finished { tail, footer, rows } = tokio::task::spawn_blocking(move || encoder.finish(&metadata))
-        .await
-        .map_err(|error| upload.failed(error))?
-        .map_err(|error| upload.failed(error))?;
-    upload.send(tail).await?;
-    upload.close().await?;
-    let Upload { name, size_bytes, .. } = upload;
+    let OpenFile { encoder, mut upload, name } = file;
+    let closed = finish_and_send(encoder, &mut upload, metadata, origin).await;
+    let Finished { footer, rows, .. } = match closed {
+        Ok(finished) => finished,
+        Err(error) => {
+            upload.abort().await;
+            return Err(error);
+        }
+    };
     files::make_durable(location, &name).await?;
     // Objects are named by a random number and never written twice, so neither an ETag nor a
     // version is needed to tell two apart; asking for them would cost a request a file.
-    let file = SegmentFile { name, size_bytes, rows, e_tag: None, version: None };
+    let file = SegmentFile { name, size_bytes: upload.size_bytes(), rows, e_tag: None, version: None };
     Ok(NewFile { file, footer })
+}
+
+async fn finish_and_send(
+    encoder: TableEncoder,
+    upload: &mut Upload,
+    metadata: FileMetadata,
+    origin: FileOrigin,
+) -> Result<Finished, DumpError> {
+    let failed = |error| DumpError::store(format!("ending {}", upload.url()), error);
+    let finished = tokio::task::spawn_blocking(move || encoder.finish(&metadata, &origin)).await;
+    let finished = finished.map_err(|error| failed(std::io::Error::other(error)))?;
+    let mut finished = finished.map_err(|error| failed(std::io::Error::other(error)))?;
+    upload.send(std::mem::take(&mut finished.tail)).await?;
+    upload.close().await?;
+    Ok(finished)
 }

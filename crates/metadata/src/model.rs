@@ -1,6 +1,6 @@
 //! What the store remembers, as values.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -283,12 +283,15 @@ pub struct HeldLease {
 }
 
 /// The answer to a claim: what was granted of it, and who holds the rest.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// What nobody held, now the caller's: one lease for each part.
     pub granted: Vec<Lease>,
     /// The leases of others that overlap what was wanted.
     pub held: Vec<HeldLease>,
+    /// The newest commit. Whatever was committed on the granted blocks came no later, and nothing will
+    /// be committed on them but under the granted leases.
+    pub sequence: CommitSeq,
 }
 
 /// How long a holder may be silent before its lease can be taken, by the database's clock.
@@ -338,10 +341,12 @@ pub struct RecordedObject {
     pub location: Location,
     /// The object's name within the location's folder.
     pub name: String,
-    /// When the lease ended; `None` while it lives. A lease that has been silent for
-    /// [`LEASE_TIMEOUT`] ended when it became so; as its holder may still come back, whoever
-    /// deletes the object releases the lease first.
-    pub lease_ended_at: Option<DateTime<Utc>>,
+    /// The store's id of the upload in parts that was begun for it, if one was: it is to be ended too.
+    pub upload: Option<String>,
+    /// How long ago the lease ended, by the database's clock; `None` while it lives. A lease that has
+    /// been silent for [`LEASE_TIMEOUT`] ended when it became so; as its holder may still come back,
+    /// whoever deletes the object releases the lease first.
+    pub ended_for: Option<Duration>,
 }
 
 /// How far a network has come, as its writers last saw it.

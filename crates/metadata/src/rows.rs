@@ -1,6 +1,8 @@
 //! Rows as both databases give them, and the values that they are read into. A row that does not
 //! read is a damaged database.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nozzle_core::{BlockHash, BlockId, BlockRange, RevisionId, Span};
@@ -415,7 +417,8 @@ pub(crate) struct ObjectRow {
     #[sqlx(flatten)]
     location: LocationRow,
     object_name: String,
-    lease_ended_at: Option<DateTime<Utc>>,
+    upload: Option<String>,
+    ended_seconds: Option<f64>,
 }
 
 impl ObjectRow {
@@ -424,7 +427,8 @@ impl ObjectRow {
             lease: LeaseId(self.lease_id),
             location: self.location.read()?,
             name: self.object_name,
-            lease_ended_at: self.lease_ended_at,
+            upload: self.upload,
+            ended_for: self.ended_seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
         })
     }
 }

@@ -170,6 +170,10 @@ pub(crate) const RECORD_OBJECT: &str =
     "INSERT INTO recorded_objects (location_id, name, lease_id) VALUES ($1, $2, $3)
      ON CONFLICT (location_id, name) DO UPDATE SET lease_id = recorded_objects.lease_id RETURNING lease_id";
 
+/// Adds to the object `$2` of the location `$1` the id of its upload.
+pub(crate) const RECORD_UPLOAD: &str =
+    "UPDATE recorded_objects SET upload = $3 WHERE location_id = $1 AND name = $2";
+
 /// Forgets the object `$2` of the location `$1`.
 pub(crate) const FORGET_OBJECT: &str = "DELETE FROM recorded_objects WHERE location_id = $1 AND name = $2";
 

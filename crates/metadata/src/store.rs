@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
 use tokio::sync::watch;
 
@@ -22,6 +23,9 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// Whether the database serves one machine only (SQLite).
     fn is_single_machine(&self) -> bool;
+
+    /// The time by the database's clock, which all leases go by.
+    async fn clock(&self) -> Result<DateTime<Utc>>;
 
     // --- datasets -------------------------------------------------------------------------------
 
@@ -59,6 +63,10 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// The revisions of a dataset, oldest first.
     async fn revisions(&self, dataset: DatasetId) -> Result<Vec<Revision>>;
 
+    /// Which of these revisions there are, of whatever dataset and in whatever state, also those of
+    /// datasets that were removed.
+    async fn known_revisions(&self, revisions: &[RevisionId]) -> Result<Vec<RevisionId>>;
+
     /// Makes a building revision the active one, for all its tables at once, and retires the one
     /// that was active. Takes a sequence number: a snapshot before it sees the old one.
     async fn activate_revision(&self, revision: RevisionId) -> Result<CommitSeq>;
@@ -90,6 +98,10 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// One file by its id, live or not yet collected.
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>>;
 
+    /// Makes the next commit's sequence number greater than `sequence`: numbers up to it were given by
+    /// a database that is no more.
+    async fn skip_sequence(&self, sequence: CommitSeq) -> Result<()>;
+
     /// A channel that changes soon after each commit, also by other processes. Only a hint: it may
     /// miss commits, and the query is the truth.
     fn commits(&self) -> watch::Receiver<CommitSeq>;
@@ -117,6 +129,9 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// Records the name of an object that is about to be uploaded, so that the collector can find
     /// it if no commit follows.
     async fn record_object(&self, lease: LeaseId, location: LocationId, name: &str) -> Result<()>;
+
+    /// Adds to a recorded object the store's id of the upload in parts that was begun for it.
+    async fn record_upload(&self, location: LocationId, name: &str, upload: &str) -> Result<()>;
 
     /// The recorded objects that no commit has taken up.
     async fn recorded_objects(&self) -> Result<Vec<RecordedObject>>;

@@ -34,6 +34,10 @@ pub enum Command {
     Files(FilesArgs),
     /// Check what is stored, reading only the files
     Check(CheckArgs),
+    /// Rebuild what a lost database knew of a dataset, from its files alone
+    Restore(RestoreArgs),
+    /// Look whether database and stores can do what they must, and say what to change
+    Doctor,
     /// List, show or remove datasets
     #[command(subcommand)]
     Dataset(DatasetCommand),
@@ -86,8 +90,8 @@ pub struct DumpArgs {
     /// Never end: follow the head
     #[arg(long, env = "DUMP_FOLLOW", value_parser = FalseyValueParser::new())]
     pub follow: bool,
-    /// Where a new revision is created instead of the data folder
-    #[arg(long, env = "DUMP_LOCATION", value_name = "PATH")]
+    /// Where a new revision is created instead of the data folder: a path, s3://, gs:// or az://
+    #[arg(long, env = "DUMP_LOCATION", value_name = "PLACE")]
     pub location: Option<String>,
     /// Build a new revision beside the one that is read, and switch to it when it is complete
     #[arg(long, env = "DUMP_FRESH", value_parser = FalseyValueParser::new())]
@@ -213,6 +217,17 @@ fn parse_check_level(text: &str) -> Result<Verify, String> {
         Ok(Verify::None) => Err("it checks nothing; the levels are links, header, full, senders".into()),
         level => level,
     }
+}
+
+/// `nozzle restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The dataset, or name__x_y_z for one version of it [default version: all that are stored]
+    #[arg(long, env = "RESTORE_DATASET")]
+    pub dataset: DatasetRef,
+    /// Where its files are, instead of the data folder: a path, s3://, gs:// or az://
+    #[arg(long, env = "RESTORE_LOCATION", value_name = "PLACE")]
+    pub location: Option<String>,
 }
 
 /// `nozzle dataset …`.

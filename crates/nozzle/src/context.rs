@@ -8,7 +8,7 @@ use nozzle_dump::ParquetOptions;
 use nozzle_metadata::{Dataset, MetadataConfig, MetadataStore};
 use nozzle_query::{Engine, EngineConfig, Stores, nearest::suggestion};
 
-use crate::{config::Config, stores};
+use crate::{config::Config, folder::Folder, stores};
 
 /// What the unfinished row groups of a command hold at most, all of its jobs together.
 pub const WRITER_MEMORY_BYTES: usize = 256 << 20;
@@ -28,7 +28,8 @@ impl Context {
     /// Opens what a command that writes needs; a new SQLite database is made where there is none.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let metadata = nozzle_metadata::open(&metadata_config(&config)).await?;
-        Ok(Self { config, metadata, stores: stores::stores() })
+        let cache = config.read_cache()?;
+        Ok(Self { config, metadata, stores: stores::stores(cache) })
     }
 
     /// Opens what a command that only reads needs: where nothing was extracted yet, it says so
@@ -41,6 +42,16 @@ impl Context {
             );
         }
         Self::open(config).await
+    }
+
+    /// The folder of provider files.
+    pub fn providers_folder(&self) -> anyhow::Result<Folder> {
+        Folder::at(&self.config.providers_dir, &self.config.base, &self.stores)
+    }
+
+    /// The folder of dataset manifests.
+    pub fn definitions_folder(&self) -> anyhow::Result<Folder> {
+        Folder::at(&self.config.dataset_defs_dir, &self.config.base, &self.stores)
     }
 
     /// How files are written.
@@ -84,7 +95,7 @@ impl Context {
             Some(suggestion(name, known.iter().map(String::as_str)))
                 .filter(|s| !s.is_empty())
                 .unwrap_or(".".into()),
-            self.config.path(&self.config.dataset_defs_dir).display()
+            self.definitions_folder()?.shown()
         )
     }
 }

@@ -1,22 +1,23 @@
 //! Dataset definitions: manifest files, and bringing them into the metadata database.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, bail};
 use nozzle_core::{DatasetKind, DatasetRef, manifest::RawManifest, range::MAX_BLOCK};
 use nozzle_metadata::{Dataset, MetadataStore, NewDataset};
 use serde_json::Value;
 
-/// Reads the manifests of a file: one, or a list of them; JSON, or TOML by its ending.
-pub fn read_file(path: &Path) -> anyhow::Result<Vec<RawManifest>> {
-    let context = || format!("the manifest {} is not valid", path.display());
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
-    let value: Value = if is_toml {
-        let table = parse_toml(&text).with_context(context)?;
+use crate::folder::{Folder, TextFile, Wanted};
+
+/// The files of a folder that are manifests.
+const MANIFESTS: Wanted = Wanted { endings: &["json", "toml"], nested: false };
+
+/// The manifests of a file: one, or a list of them; JSON, or TOML by its ending.
+pub fn read(file: &TextFile) -> anyhow::Result<Vec<RawManifest>> {
+    let context = || format!("the manifest {} is not valid", file.shown);
+    let value: Value = if file.is_toml {
+        let table = parse_toml(&file.text).with_context(context)?;
         serde_json::to_value(table).with_context(context)?
     } else {
-        serde_json::from_str(&text).with_context(context)?
+        serde_json::from_str(&file.text).with_context(context)?
     };
     let values = match value {
         Value::Array(values) => values,
@@ -35,7 +36,8 @@ pub fn parse_toml(text: &str) -> anyhow::Result<toml::Value> {
     })
 }
 
-fn manifest(value: Value) -> anyhow::Result<RawManifest> {
+/// A manifest of a kind that can be extracted.
+pub fn manifest(value: Value) -> anyhow::Result<RawManifest> {
     let kind = value.get("kind").and_then(Value::as_str).context("it has no `kind`")?;
     supported(kind.parse().map_err(anyhow::Error::msg)?)?;
     let manifest: RawManifest = serde_json::from_value(value)?;
@@ -94,7 +96,7 @@ pub fn of_dataset(dataset: &Dataset) -> anyhow::Result<RawManifest> {
 #[derive(Debug)]
 pub struct Rejected {
     /// The file.
-    pub path: PathBuf,
+    pub file: TextFile,
     /// Why.
     pub error: anyhow::Error,
 }
@@ -102,44 +104,44 @@ pub struct Rejected {
 impl Rejected {
     /// Whether the file's name says that it defines `dataset`.
     pub fn defines(&self, dataset: &DatasetRef) -> bool {
-        is_named_for(&self.path, dataset)
+        is_named_for(&self.file, dataset)
     }
 }
 
-/// The files of the folder whose names say that they define `dataset`.
-pub fn files_defining(folder: &Path, dataset: &DatasetRef) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = manifest_files(folder)?;
-    files.retain(|path| is_named_for(path, dataset));
-    Ok(files)
+/// The files of the folder whose names say that they define `dataset`, by path or URL.
+pub async fn files_defining(folder: &Folder, dataset: &DatasetRef) -> anyhow::Result<Vec<String>> {
+    let files = folder.files(MANIFESTS).await?;
+    let defining = files.into_iter().filter(|file| is_named_for(file, dataset));
+    Ok(defining.map(|file| file.shown).collect())
 }
 
-fn is_named_for(path: &Path, dataset: &DatasetRef) -> bool {
-    stem_of(path).is_ok_and(|stem| {
+fn is_named_for(file: &TextFile, dataset: &DatasetRef) -> bool {
+    stem_of(file).is_ok_and(|stem| {
         stem.name == dataset.name && (dataset.version.is_none() || stem.version == dataset.version)
     })
 }
 
 /// Brings in every manifest of the folder. A bad file keeps nobody from using the others: it is
 /// given back with the reason.
-pub async fn import(folder: &Path, metadata: &dyn MetadataStore) -> anyhow::Result<Vec<Rejected>> {
+pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Result<Vec<Rejected>> {
     let mut rejected = vec![];
-    for path in manifest_files(folder)? {
-        if let Err(error) = import_file(&path, metadata).await {
-            rejected.push(Rejected { path, error });
+    for file in folder.files(MANIFESTS).await? {
+        if let Err(error) = import_file(&file, metadata).await {
+            rejected.push(Rejected { file, error });
         }
     }
     Ok(rejected)
 }
 
-async fn import_file(path: &Path, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
-    let stem = stem_of(path)?;
-    let manifests = read_file(path)?;
+async fn import_file(file: &TextFile, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
+    let stem = stem_of(file)?;
+    let manifests = read(file)?;
     for manifest in &manifests {
         let is_named = stem.name == manifest.name && stem.version.is_none_or(|v| v == manifest.version);
         if manifests.len() == 1 && !is_named {
             bail!(
                 "the file {} defines `{}`; name it {}.json",
-                path.display(),
+                file.shown,
                 manifest.reference(),
                 manifest.name
             );
@@ -149,24 +151,6 @@ async fn import_file(path: &Path, metadata: &dyn MetadataStore) -> anyhow::Resul
     Ok(())
 }
 
-fn stem_of(path: &Path) -> anyhow::Result<DatasetRef> {
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    stem.parse().with_context(|| format!("the file name of {} is not a dataset's", path.display()))
-}
-
-fn manifest_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", folder.display())),
-    };
-    let mut files = vec![];
-    for entry in entries {
-        let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
-        if path.is_file() && path.extension().is_some_and(|e| e == "json" || e == "toml") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+fn stem_of(file: &TextFile) -> anyhow::Result<DatasetRef> {
+    file.stem.parse().with_context(|| format!("the file name of {} is not a dataset's", file.shown))
 }

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod context;
 mod definitions;
+mod folder;
 mod logging;
 mod networks;
 mod new_file;

@@ -21,6 +21,9 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// Short of the full width: what a person types, such as `^C`, must not wrap the line.
 const TEMPLATE: &str = "{prefix} {bar:20} {human_pos}/{human_len}  {rate}  {msg}  {eta} left";
 
+/// What most commands count.
+const BLOCKS: &str = "blocks";
+
 /// How often a line is written where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -45,6 +48,8 @@ pub struct Progress {
 #[derive(Debug)]
 struct State {
     dataset: String,
+    /// What is counted.
+    unit: &'static str,
     bar: ProgressBar,
     is_terminal: bool,
     rows: AtomicU64,
@@ -55,17 +60,26 @@ struct State {
 impl Progress {
     /// Starts to show a dataset's progress.
     pub fn start(dataset: &str) -> Self {
+        Self::counting(dataset, BLOCKS)
+    }
+
+    /// Starts to show how far something is that is counted in other things than blocks.
+    pub fn counting(dataset: &str, unit: &'static str) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let bar = if is_terminal { BARS.add(ProgressBar::new(0)) } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                write!(out, "{} blocks/s", HumanCount(state.per_sec() as u64)).ok();
-            }));
+            bar.set_style(style.with_key(
+                "rate",
+                move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                    write!(out, "{} {unit}/s", HumanCount(state.per_sec() as u64)).ok();
+                },
+            ));
         }
         bar.set_prefix(dataset.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         let state = Arc::new(State {
             dataset: dataset.to_owned(),
+            unit,
             bar,
             is_terminal,
             rows: AtomicU64::new(0),
@@ -111,12 +125,12 @@ impl State {
     }
 
     fn line(&self, rows: u64, elapsed: Duration) -> String {
-        let (done, wanted) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        let (done, wanted, unit) = (self.bar.position(), self.bar.length().unwrap_or(0), self.unit);
         let rate = per_second(done, elapsed);
         let left = wanted.saturating_sub(done).checked_div(rate).map(Duration::from_secs);
         let left = left.map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default();
         format!(
-            "{}: {} of {} blocks, {} blocks/s, {} rows/s{left}",
+            "{}: {} of {} {unit}, {} {unit}/s, {} rows/s{left}",
             self.dataset,
             HumanCount(done),
             HumanCount(wanted),

@@ -1,11 +1,7 @@
 //! Providers: files of the providers' folder, brought into the metadata database, and read from
 //! there with `${VAR}` filled in on the machine that uses them.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, bail};
 use nozzle_core::{DatasetKind, Network, ProviderName};
@@ -16,7 +12,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     config, definitions,
-    new_file::{self, Readers},
+    folder::{Folder, TextFile, Wanted},
+    new_file::Readers,
 };
 
 /// The keys of an `evm-rpc` provider, beside `kind` and `network`.
@@ -79,17 +76,16 @@ impl EvmRpcProvider {
 
 /// Reads every `*.toml` below the folder and puts it into the database, so that all machines see
 /// it. A folder that does not exist has no providers.
-pub async fn import(folder: &Path, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
+pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
     let known = metadata.providers().await?;
-    let mut seen: BTreeMap<ProviderName, PathBuf> = BTreeMap::new();
-    for path in toml_files(folder)? {
-        let provider = read_file(&path)?;
-        if let Some(other) = seen.insert(provider.name.clone(), path.clone()) {
+    let mut seen: BTreeMap<ProviderName, String> = BTreeMap::new();
+    for file in folder.files(Wanted { endings: &["toml"], nested: true }).await? {
+        let provider = read(&file)?;
+        if let Some(other) = seen.insert(provider.name.clone(), file.shown.clone()) {
             bail!(
-                "two files define the provider `{}`: {} and {}; rename one",
+                "two files define the provider `{}`: {other} and {}; rename one",
                 provider.name,
-                other.display(),
-                path.display()
+                file.shown
             );
         }
         if !known.contains(&provider) {
@@ -108,37 +104,11 @@ pub async fn import(folder: &Path, metadata: &dyn MetadataStore) -> anyhow::Resu
     Ok(())
 }
 
-fn toml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = vec![];
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                return Err(error).with_context(|| format!("reading the providers in {}", folder.display()));
-            }
-        };
-        for entry in entries {
-            let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "toml") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn read_file(path: &Path) -> anyhow::Result<Provider> {
-    let context = || format!("the provider file {} is not valid", path.display());
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let toml: toml::Value = definitions::parse_toml(&text).with_context(context)?;
+fn read(file: &TextFile) -> anyhow::Result<Provider> {
+    let context = || format!("the provider file {} is not valid", file.shown);
+    let toml: toml::Value = definitions::parse_toml(&file.text).with_context(context)?;
     let json = serde_json::to_value(toml).with_context(context)?;
-    parse(name.parse()?, json, ProviderOrigin::File).with_context(context)
+    parse(file.stem.parse()?, json, ProviderOrigin::File).with_context(context)
 }
 
 fn parse(name: ProviderName, json: Value, origin: ProviderOrigin) -> anyhow::Result<Provider> {
@@ -230,19 +200,17 @@ fn filled_in(text: &str) -> anyhow::Result<String> {
     Ok(filled)
 }
 
-/// Writes a provider file for an endpoint that was given on the command line.
-pub fn write_file(
-    folder: &Path,
+/// Writes a provider file for an endpoint that was given on the command line, and gives its place.
+pub async fn write_file(
+    folder: &Folder,
     name: &ProviderName,
     network: &Network,
     url: &str,
-) -> anyhow::Result<PathBuf> {
-    let path = folder.join(format!("{name}.toml"));
+) -> anyhow::Result<String> {
     let table = BTreeMap::from([("kind", "evm-rpc"), ("network", network.as_str()), ("url", url)]);
     let text = toml::to_string(&table).context("writing the provider as TOML")?;
     // The URL may hold a key.
-    new_file::write(&path, &text, Readers::Owner)?;
-    Ok(path)
+    folder.write_new(&format!("{name}.toml"), &text, Readers::Owner).await
 }
 
 #[cfg(test)]

@@ -1,37 +1,150 @@
-//! Opening object stores by URL. Today the local disk; the others have their arms to come.
+//! Opening object stores by URL: the local disk, Amazon S3 and what speaks its protocol, Google Cloud
+//! Storage, Azure Blob Storage. How each is reached is read from the variables that its own tools read.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
-use nozzle_query::Stores;
-use object_store::{ObjectStore, local::LocalFileSystem};
+pub use nozzle_query::Stores;
+use nozzle_query::{OpenedStore, ReadCache, stores::persistently};
+use object_store::{
+    ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, aws::AmazonS3Builder,
+    azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder, local::LocalFileSystem,
+};
 use url::Url;
 
-/// The stores of the process.
-pub fn stores() -> Arc<Stores> {
-    Arc::new(Stores::new(Box::new(open)))
+/// How long one request may take; a part of 8 MiB must get through.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long a request that fails is tried again.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// The schemes of stores other than the local disk.
+const SCHEMES: [&str; 3] = ["s3", "gs", "az"];
+
+/// The stores of the process. What is read of those that are not local goes through `cache`, if there is
+/// one.
+pub fn stores(cache: Option<Arc<ReadCache>>) -> Arc<Stores> {
+    Arc::new(Stores::new(Box::new(move |url| {
+        let store = open(url)?;
+        Ok(match &cache {
+            Some(cache) if url.scheme() != "file" => cache.over(store, url),
+            _ => store,
+        })
+    })))
 }
 
-fn open(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
+fn open(url: &Url) -> Result<OpenedStore, String> {
+    let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+    let failed = |error: object_store::Error| error.to_string();
     match url.scheme() {
-        "file" => Ok(Arc::new(LocalFileSystem::new().with_automatic_cleanup(false))),
-        scheme => Err(not_yet(scheme)),
+        "file" => {
+            let objects = Arc::new(LocalFileSystem::new().with_automatic_cleanup(false));
+            Ok(OpenedStore { objects, parts: None })
+        }
+        "s3" => {
+            let plain = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+            let builder = AmazonS3Builder::from_env()
+                .with_url(url.as_str())
+                .with_client_options(client(is_plain_http(&plain)))
+                .with_retry(retry);
+            Ok(opened(builder.build().map_err(failed)?))
+        }
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env()
+                .with_url(url.as_str())
+                .with_client_options(client(is_plain_http(&["GOOGLE_BASE_URL"])))
+                .with_retry(retry);
+            Ok(opened(builder.build().map_err(failed)?))
+        }
+        "az" => {
+            let plain = ["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"];
+            let is_emulator = std::env::var("AZURE_STORAGE_USE_EMULATOR").is_ok_and(|value| value == "true");
+            let builder = MicrosoftAzureBuilder::from_env()
+                .with_url(url.as_str())
+                .with_client_options(client(is_emulator || is_plain_http(&plain)))
+                .with_retry(retry);
+            Ok(opened(builder.build().map_err(failed)?))
+        }
+        scheme => Err(unknown_scheme(scheme)),
     }
 }
 
-fn not_yet(scheme: &str) -> String {
-    format!("`{scheme}://` is not a place that data can be kept in yet; use a path on this machine")
+fn opened<S: ObjectStore + object_store::multipart::MultipartStore>(store: S) -> OpenedStore {
+    let store = Arc::new(store);
+    OpenedStore { objects: Arc::clone(&store) as _, parts: Some(store) }
 }
 
-/// The URL of a folder, ending in `/`, that exists and can be written to. `place` is a path or a
-/// URL.
-pub fn writable_folder(place: &str, base: &Path) -> anyhow::Result<String> {
-    let path = match Url::parse(place) {
-        Ok(url) if url.scheme() == "file" => {
-            url.to_file_path().map_err(|()| anyhow::anyhow!("`{place}` is not the URL of a local path"))?
+fn client(allow_http: bool) -> ClientOptions {
+    ClientOptions::new()
+        .with_allow_http(allow_http)
+        .with_timeout(REQUEST_TIMEOUT)
+        .with_connect_timeout(CONNECT_TIMEOUT)
+}
+
+/// Whether the endpoint that the variables name is one without TLS: whoever names it means it.
+fn is_plain_http(variables: &[&str]) -> bool {
+    let named = variables.iter().find_map(|name| std::env::var(name).ok());
+    named.is_some_and(|endpoint| endpoint.starts_with("http://"))
+}
+
+fn unknown_scheme(scheme: &str) -> String {
+    format!(
+        "`{scheme}://` is not a place that data can be kept in; use a path on this machine, or a URL that begins with s3://, gs:// or az://"
+    )
+}
+
+/// A place of the configuration or the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine.
+    Local(PathBuf),
+    /// In an object store: a URL that ends in `/`.
+    Remote(String),
+}
+
+impl Place {
+    /// A path, relative ones from `base`, or a URL.
+    pub fn parse(place: &str, base: &Path) -> anyhow::Result<Self> {
+        if !place.contains("://") {
+            return Ok(Self::Local(base.join(place)));
         }
-        Ok(url) if place.contains("://") => bail!(not_yet(url.scheme())),
-        _ => base.join(place),
+        let mut url = Url::parse(place).with_context(|| format!("`{place}` is not a URL"))?;
+        if url.scheme() == "file" {
+            let path = url.to_file_path();
+            let path = path.map_err(|()| anyhow::anyhow!("`{place}` is not the URL of a local path"))?;
+            return Ok(Self::Local(path));
+        }
+        if !SCHEMES.contains(&url.scheme()) {
+            bail!(unknown_scheme(url.scheme()));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            bail!("`{place}` names no bucket; write it as {}://BUCKET/FOLDER", url.scheme());
+        }
+        if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+            bail!(
+                "`{}://…` takes a bucket and a folder; credentials come from the environment",
+                url.scheme()
+            );
+        }
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        Ok(Self::Remote(url.into()))
+    }
+}
+
+/// The URL of a data folder, ending in `/`, that exists and can be written to.
+pub async fn writable_folder(place: &str, base: &Path, stores: &Stores) -> anyhow::Result<String> {
+    let path = match Place::parse(place, base)? {
+        Place::Local(path) => path,
+        Place::Remote(url) => return writable_url(url, stores).await,
     };
     let cannot = || {
         format!(
@@ -41,18 +154,72 @@ pub fn writable_folder(place: &str, base: &Path) -> anyhow::Result<String> {
     };
     std::fs::create_dir_all(&path).with_context(cannot)?;
     tempfile_in(&path).with_context(cannot)?;
-    let path = path.canonicalize().with_context(cannot)?;
+    readable_folder(path.to_str().with_context(cannot)?, base)
+}
+
+/// The URL of a data folder, ending in `/`.
+pub fn readable_folder(place: &str, base: &Path) -> anyhow::Result<String> {
+    let path = match Place::parse(place, base)? {
+        Place::Local(path) => path,
+        Place::Remote(url) => return Ok(url),
+    };
+    let path = path.canonicalize().with_context(|| format!("there is no folder {}", path.display()))?;
     let url = Url::from_directory_path(&path);
     Ok(url.map_err(|()| anyhow::anyhow!("{} is not an absolute path", path.display()))?.to_string())
 }
 
+async fn writable_url(url: String, stores: &Stores) -> anyhow::Result<String> {
+    let cannot = || {
+        format!(
+            "{url} cannot be written; `nozzle doctor` says more, or choose another place with --location or data_dir"
+        )
+    };
+    let (store, folder) = stores.resolve(&url).with_context(cannot)?;
+    let probe = folder.join(probe_name());
+    store.put(&probe, b"nozzle".as_slice().into()).await.with_context(cannot)?;
+    // Where it may be written but not deleted, the probe stays: the collector needs the right later.
+    persistently(|_| store.delete(&probe)).await.with_context(cannot)?;
+    Ok(url)
+}
+
+/// The name of an object or file that is written only to see whether that can be done.
+pub fn probe_name() -> String {
+    format!(".nozzle-{}", uuid::Uuid::new_v4().simple())
+}
+
 /// Writes and removes a small file: rights on paper and a full disk are found out only by trying.
 fn tempfile_in(folder: &Path) -> std::io::Result<()> {
-    let probe = folder.join(format!(".nozzle-{}", uuid::Uuid::new_v4().simple()));
+    let probe = folder.join(probe_name());
     let written = std::fs::write(&probe, b"nozzle").and_then(|()| std::fs::remove_file(&probe));
     if written.is_err() {
         // What is left of a write that failed half-way must not stay.
         std::fs::remove_file(&probe).ok();
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_path_or_the_url_of_a_store() {
+        let base = Path::new("/base");
+        let place = |text| Place::parse(text, base).expect("a place");
+        assert_eq!(place("data"), Place::Local("/base/data".into()));
+        assert_eq!(place("/data"), Place::Local("/data".into()));
+        assert_eq!(place("file:///data"), Place::Local("/data".into()));
+        assert_eq!(place("s3://bucket"), Place::Remote("s3://bucket/".into()));
+        assert_eq!(place("gs://bucket/a/b"), Place::Remote("gs://bucket/a/b/".into()));
+        assert_eq!(place("az://container/a/"), Place::Remote("az://container/a/".into()));
+        for (bad, why) in [
+            ("ftp://host/x", "`ftp://`"),
+            ("s3:///x", "no bucket"),
+            ("s3://key:secret@bucket/x", "credentials come from the environment"),
+            ("az://container/x?sig=secret", "credentials come from the environment"),
+        ] {
+            let error = format!("{:#}", Place::parse(bad, base).expect_err("it is refused"));
+            assert!(error.contains(why) && !error.contains("secret"), "{error}");
+        }
+    }
 }

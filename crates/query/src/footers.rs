@@ -52,6 +52,16 @@ impl FooterReaderFactory {
     }
 }
 
+impl FooterReaderFactory {
+    /// Makes sure that all footers are cached that the database has.
+    pub async fn prefetch(&self) -> DataFusionResult<()> {
+        for at in (0..self.footers.files.len()).step_by(READ_AHEAD) {
+            self.footers.prefetch(at).await?;
+        }
+        Ok(())
+    }
+}
+
 impl ParquetFileReaderFactory for FooterReaderFactory {
     fn create_reader(
         &self,

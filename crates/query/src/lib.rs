@@ -11,14 +11,17 @@
 //! ```
 
 pub mod bounds;
+pub mod cache;
 pub mod catalog;
 pub mod error;
 pub mod footers;
 pub mod nearest;
+mod prune;
 pub mod session;
 pub mod stores;
 pub mod table;
 
+pub use cache::ReadCache;
 pub use error::QueryError;
 pub use session::{Engine, EngineConfig, Session};
-pub use stores::Stores;
+pub use stores::{OpenedStore, Stores};

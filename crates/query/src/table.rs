@@ -12,13 +12,13 @@ use datafusion::{
         TableType,
         listing::PartitionedFile,
         memory::DataSourceExec,
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource},
     },
     error::DataFusionError,
     execution::object_store::ObjectStoreUrl,
     logical_expr::{Expr, TableProviderFilterPushDown},
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
-    physical_plan::{ExecutionPlan, empty::EmptyExec},
+    physical_plan::{ExecutionPlan, empty::EmptyExec, metrics::ExecutionPlanMetricsSet},
 };
 use nozzle_core::{
     BlockRange,
@@ -31,6 +31,7 @@ use url::Url;
 use crate::{
     bounds::block_range,
     footers::FooterReaderFactory,
+    prune,
     stores::{Stores, store_key},
 };
 
@@ -183,13 +184,6 @@ impl TableProvider for SegmentTable {
             Some(range) => self.files(range).await?,
             None => vec![],
         };
-        if files.is_empty() {
-            let schema = match projection {
-                Some(columns) => Arc::new(self.schema.project(columns)?),
-                None => self.schema(),
-            };
-            return Ok(Arc::new(EmptyExec::new(schema)));
-        }
         let (store, _) = self.stores.resolve(&self.location.url).map_err(external)?;
         let readers = FooterReaderFactory::new(
             store,
@@ -197,6 +191,21 @@ impl TableProvider for SegmentTable {
             session.runtime_env().cache_manager.get_file_metadata_cache(),
             files.iter().map(|(segment, file)| (segment.id, file.object_meta.clone())).collect(),
         );
+        let wanted = prune::wanted(filters, &self.schema);
+        if !wanted.is_empty() {
+            readers.prefetch().await?;
+        }
+        let metrics = ExecutionPlanMetricsSet::new();
+        let files =
+            prune::keep(files, &wanted, |(_, file)| readers.create_reader(0, file.clone(), None, &metrics))
+                .await?;
+        if files.is_empty() {
+            let schema = match projection {
+                Some(columns) => Arc::new(self.schema.project(columns)?),
+                None => self.schema(),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
         let options = TableParquetOptions {
             global: session.config_options().execution.parquet.clone(),
             ..TableParquetOptions::default()

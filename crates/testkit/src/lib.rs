@@ -1,5 +1,5 @@
-//! Real counterparts for tests: an EVM node, PostgreSQL clusters, a JSON-RPC replay server, and a
-//! provider that cannot be trusted.
+//! Real counterparts for tests: an EVM node, PostgreSQL clusters, object stores, a JSON-RPC replay
+//! server, and a provider and a store that cannot be trusted.
 //!
 //! Everything listens on a free port of 127.0.0.1, keeps its files in a folder of its own, and ends
 //! when its handle is dropped, also when a test fails. A missing component is an error that names
@@ -16,4 +16,5 @@ pub mod process;
 pub mod replay;
 pub mod rng;
 pub mod rpc;
+pub mod store;
 mod tools;

@@ -40,6 +40,29 @@ pub(crate) fn anvil() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// A program of the Python that tests use: beside `NOZZLE_TEST_PYTHON`, else in the environment among
+/// the tests' tools, else on the `PATH`.
+pub(crate) fn in_python(name: &str) -> anyhow::Result<PathBuf> {
+    let named = env::var_os("NOZZLE_TEST_PYTHON").map(PathBuf::from);
+    let beside = named.and_then(|python| Some(python.parent()?.join(name)));
+    let installed = npm_prefixes().into_iter().map(|prefix| prefix.join("venv/bin").join(name));
+    let found = beside.into_iter().chain(installed).find(|program| program.is_file());
+    match found.or_else(|| on_path(name)) {
+        Some(program) => Ok(program),
+        None => bail!("{name} is missing: run scripts/test --setup"),
+    }
+}
+
+/// The folder that Azurite's npm package is installed in.
+pub(crate) fn azurite() -> anyhow::Result<PathBuf> {
+    let installed = npm_prefixes().into_iter().map(|prefix| prefix.join("azurite"));
+    let is_there = |folder: &PathBuf| folder.join("node_modules/azurite").is_dir();
+    match installed.into_iter().find(is_there) {
+        Some(folder) => Ok(folder),
+        None => bail!("azurite is missing: run scripts/test --setup"),
+    }
+}
+
 fn npm_system() -> &'static str {
     match env::consts::OS {
         "macos" => "darwin",

@@ -127,6 +127,8 @@ rules! {
 
     revisions::a_revision_keeps_its_tables_in_their_order,
     revisions::malformed_revisions_are_refused,
+    revisions::revisions_stay_known_whatever_becomes_of_them,
+    revisions::sequence_numbers_can_be_skipped_but_not_given_again,
     revisions::a_dataset_has_one_building_and_one_active_revision,
     revisions::activating_switches_all_tables_at_once,
     revisions::only_a_building_revision_is_activated,
@@ -176,6 +178,7 @@ rules! {
 
     objects::a_recorded_object_is_listed_until_a_commit_takes_it_up,
     objects::a_recorded_object_tells_when_its_lease_ended,
+    objects::an_upload_is_recorded_with_its_object,
     objects::objects_are_recorded_under_live_leases_only,
 
     hints::own_commits_are_told_at_once,

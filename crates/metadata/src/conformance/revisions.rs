@@ -111,3 +111,28 @@ pub(super) async fn a_snapshot_lists_datasets_with_and_without_revisions(databas
     assert_eq!(datasets, world.datasets().await.unwrap());
     assert_eq!(snapshot.datasets[1].1.as_ref(), Some(&world.revision));
 }
+
+pub(super) async fn revisions_stay_known_whatever_becomes_of_them(database: Database) {
+    let world = World::new(database).await;
+    let unknown = nozzle_core::RevisionId::generate();
+    let known = async || world.known_revisions(&[unknown, world.revision.id]).await.unwrap();
+    assert_eq!(known().await, [world.revision.id]);
+    world.remove_dataset(world.dataset).await.unwrap();
+    assert_eq!(known().await, [world.revision.id]);
+    assert_eq!(world.known_revisions(&[]).await.unwrap(), []);
+}
+
+pub(super) async fn sequence_numbers_can_be_skipped_but_not_given_again(database: Database) {
+    let world = World::new(database).await;
+    world.skip_sequence(CommitSeq(1000)).await.unwrap();
+    world.skip_sequence(CommitSeq(10)).await.unwrap();
+    let claim = world.claim(world.revision.id, &[range(0, 9)], "a test").await.unwrap();
+    assert_eq!(claim.sequence, CommitSeq(1000));
+    let committed = world.add(claim.granted[0].id, &[span(0, 9)]).await.unwrap();
+    assert!(committed > CommitSeq(1000), "{committed}");
+    assert_eq!(world.seen(0).await.len(), 1);
+    // A claim sees what was committed on its blocks before.
+    world.release(&[claim.granted[0].id]).await.unwrap();
+    let again = world.claim(world.revision.id, &[range(0, 9)], "a test").await.unwrap();
+    assert_eq!(again.sequence, committed);
+}

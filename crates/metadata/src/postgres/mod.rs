@@ -14,6 +14,7 @@ mod watch;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
 use sqlx::PgPool;
 use tokio::sync::watch::Receiver;
@@ -147,8 +148,20 @@ impl MetadataStore for PostgresStore {
         read!(self, connection => revisions::snapshot(connection))
     }
 
+    async fn clock(&self) -> Result<DateTime<Utc>> {
+        read!(self, connection => leases::clock(connection))
+    }
+
     async fn sequence(&self) -> Result<CommitSeq> {
         read!(self, connection => revisions::sequence(connection))
+    }
+
+    async fn skip_sequence(&self, sequence: CommitSeq) -> Result<()> {
+        write!(self, tx => revisions::skip_sequence(&mut tx, sequence))
+    }
+
+    async fn known_revisions(&self, ids: &[RevisionId]) -> Result<Vec<RevisionId>> {
+        read!(self, connection => revisions::known(connection, ids))
     }
 
     async fn segments(&self, scan: &Scan) -> Result<Vec<Segment>> {
@@ -197,6 +210,10 @@ impl MetadataStore for PostgresStore {
 
     async fn record_object(&self, lease: LeaseId, location: LocationId, name: &str) -> Result<()> {
         write!(self, tx => leases::record_object(&mut tx, lease, location, name))
+    }
+
+    async fn record_upload(&self, location: LocationId, name: &str, upload: &str) -> Result<()> {
+        write!(self, tx => leases::record_upload(&mut tx, location, name, upload))
     }
 
     async fn recorded_objects(&self) -> Result<Vec<RecordedObject>> {

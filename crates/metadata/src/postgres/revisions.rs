@@ -130,6 +130,25 @@ pub(super) async fn next_sequence(tx: &mut PgConnection) -> Result<CommitSeq, Fa
     Ok(CommitSeq(next.fetch_one(tx).await?))
 }
 
+/// Which of these revisions there are.
+pub(super) async fn known(
+    connection: &mut PgConnection,
+    ids: &[RevisionId],
+) -> Result<Vec<RevisionId>, Fault> {
+    let known: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM revisions WHERE id = ANY($1)")
+        .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    Ok(known.into_iter().map(RevisionId).collect())
+}
+
+/// Makes the numbers up to `sequence` count as given.
+pub(super) async fn skip_sequence(tx: &mut PgConnection, sequence: CommitSeq) -> Result<(), Fault> {
+    let skip = "UPDATE commit_counter SET sequence = $1 WHERE sequence < $1";
+    sqlx::query(skip).bind(sequence.0).execute(tx).await?;
+    Ok(())
+}
+
 pub(super) async fn snapshot(connection: &mut PgConnection) -> Result<Snapshot, Fault> {
     let rows: Vec<SnapshotRow> = sqlx::query_as(sql::SNAPSHOT).fetch_all(connection).await?;
     read_snapshot(rows)

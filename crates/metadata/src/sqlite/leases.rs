@@ -1,5 +1,6 @@
 //! Leases, and the objects that are recorded under them. All times are by the database's clock.
 
+use chrono::{DateTime, Utc};
 use nozzle_core::{BlockRange, RevisionId};
 use sqlx::SqliteConnection;
 
@@ -51,7 +52,9 @@ pub(super) async fn claim(
             .await?;
         granted.push(Lease { id: LeaseId(id), revision, range });
     }
-    Ok(Claim { granted, held })
+    // Last: whoever committed on these blocks before had the revision locked, and is seen now.
+    let sequence: i64 = sqlx::query_scalar(sql::SEQUENCE).fetch_one(tx).await?;
+    Ok(Claim { granted, held, sequence: CommitSeq(sequence) })
 }
 
 /// Ends the silent leases that overlap what is wanted, but for the caller's own, and gives the
@@ -153,15 +156,31 @@ pub(super) async fn record_object(
     validate::check_recorded(&lease, name, LeaseId(recorded))
 }
 
+pub(super) async fn record_upload(
+    tx: &mut SqliteConnection,
+    location: LocationId,
+    name: &str,
+    upload: &str,
+) -> Result<(), Fault> {
+    let known = sqlx::query(sql::RECORD_UPLOAD).bind(location.0).bind(name).bind(upload).execute(tx).await?;
+    match known.rows_affected() {
+        0 => refused(format!("the object `{name}` is not recorded")),
+        _ => Ok(()),
+    }
+}
+
 pub(super) async fn recorded_objects(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<RecordedObject>, Fault> {
     let statement = concat!(
-        "SELECT o.lease_id, o.name AS object_name, l.revision_id, l.id AS location_id, l.table_name, l.url, l.schema,
-                CASE WHEN e.ended_at IS NULL AND ",
+        "SELECT o.lease_id, o.name AS object_name, o.upload, l.revision_id, l.id AS location_id, l.table_name, l.url, l.schema,
+                CASE WHEN e.ended_at IS NOT NULL
+                     THEN unixepoch('now', 'subsec') - unixepoch(e.ended_at, 'subsec')
+                     WHEN ",
         silence!(),
-        " >= $1 THEN strftime('%Y-%m-%dT%H:%M:%fZ', e.heartbeat_at, $1 || ' seconds')
-                ELSE e.ended_at END AS lease_ended_at
+        " >= $1 THEN ",
+        silence!(),
+        " - $1 END AS ended_seconds
          FROM recorded_objects o
          JOIN locations l ON l.id = o.location_id
          JOIN leases e ON e.id = o.lease_id
@@ -178,4 +197,8 @@ pub(super) async fn forget_object(
 ) -> Result<(), Fault> {
     sqlx::query(sql::FORGET_OBJECT).bind(location.0).bind(name).execute(tx).await?;
     Ok(())
+}
+
+pub(super) async fn clock(connection: &mut SqliteConnection) -> Result<DateTime<Utc>, Fault> {
+    Ok(sqlx::query_scalar("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')").fetch_one(connection).await?)
 }

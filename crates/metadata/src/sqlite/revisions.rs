@@ -127,6 +127,29 @@ pub(super) async fn next_sequence(tx: &mut SqliteConnection) -> Result<CommitSeq
     Ok(CommitSeq(next.fetch_one(tx).await?))
 }
 
+/// Which of these revisions there are.
+pub(super) async fn known(
+    connection: &mut SqliteConnection,
+    ids: &[RevisionId],
+) -> Result<Vec<RevisionId>, Fault> {
+    let mut known = vec![];
+    for id in ids {
+        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM revisions WHERE id = $1")
+            .bind(id.0)
+            .fetch_optional(&mut *connection)
+            .await?;
+        known.extend(found.map(|_| *id));
+    }
+    Ok(known)
+}
+
+/// Makes the numbers up to `sequence` count as given.
+pub(super) async fn skip_sequence(tx: &mut SqliteConnection, sequence: CommitSeq) -> Result<(), Fault> {
+    let skip = "UPDATE commit_counter SET sequence = $1 WHERE sequence < $1";
+    sqlx::query(skip).bind(sequence.0).execute(tx).await?;
+    Ok(())
+}
+
 pub(super) async fn snapshot(connection: &mut SqliteConnection) -> Result<Snapshot, Fault> {
     let rows: Vec<SnapshotRow> = sqlx::query_as(sql::SNAPSHOT).fetch_all(connection).await?;
     read_snapshot(rows)

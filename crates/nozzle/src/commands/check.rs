@@ -124,8 +124,7 @@ impl Checking {
     async fn replace(&self, segments: &[BlockRange], progress: &Progress) -> anyhow::Result<RepairEnd> {
         let Self { context, manifest, .. } = self;
         let stop = self.shutdown.token();
-        let folder = context.config.path(&context.config.providers_dir);
-        providers::import(&folder, context.metadata.as_ref()).await?;
+        providers::import(&context.providers_folder()?, context.metadata.as_ref()).await?;
         let endpoints = Endpoint::of_manifest(manifest, context).await?;
         let source = sources::open(&endpoints, manifest, Some(self.args.verify))?;
         let target = Target {
@@ -133,6 +132,7 @@ impl Checking {
             stores: Arc::clone(&context.stores),
             tables: self.stored.tables.clone(),
             network: manifest.network.clone(),
+            manifest: serde_json::to_value(manifest)?,
             parquet: context.parquet_options()?,
             job_memory_bytes: WRITER_MEMORY_BYTES,
         };

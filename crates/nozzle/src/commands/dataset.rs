@@ -27,9 +27,9 @@ pub async fn run(command: DatasetCommand, config: Config) -> anyhow::Result<Exit
 }
 
 async fn import_definitions(context: &Context) -> anyhow::Result<()> {
-    let folder = context.config.path(&context.config.dataset_defs_dir);
+    let folder = context.definitions_folder()?;
     for rejected in definitions::import(&folder, context.metadata.as_ref()).await? {
-        eprintln!("warning: {} is left out: {:#}", rejected.path.display(), rejected.error);
+        eprintln!("warning: {} is left out: {:#}", rejected.file.shown, rejected.error);
     }
     Ok(())
 }
@@ -109,10 +109,10 @@ async fn remove(context: &Context, reference: &DatasetRef, yes: bool) -> anyhow:
         bail!("nothing was removed");
     }
     context.metadata.remove_dataset(dataset.id).await?;
-    eprintln!("removed {named}; its files stay on disk until they are collected");
-    let folder = context.config.path(&context.config.dataset_defs_dir);
-    for file in definitions::files_defining(&folder, reference)? {
-        eprintln!("its manifest {} is still there and defines it again when it is used", file.display());
+    eprintln!("removed {named}; its files stay where they are until they are collected");
+    let folder = context.definitions_folder()?;
+    for file in definitions::files_defining(&folder, reference).await? {
+        eprintln!("its manifest {file} is still there and defines it again when it is used");
     }
     Ok(())
 }

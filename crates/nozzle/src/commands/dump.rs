@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     context::{Context, WRITER_MEMORY_BYTES, holder},
     definitions::{self, Rejected},
+    folder::TextFile,
     networks,
     progress::{Progress, say},
     providers,
@@ -29,14 +30,18 @@ use crate::{
 /// Dumps once, or again and again.
 pub async fn run(args: DumpArgs, config: Config) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::watch("stopping at the next whole block; once more to stop at once")?;
+    let context = Context::open(config).await?;
     let base_url = match &args.location {
         // A path on the command line is relative to where the command runs.
         Some(place) => {
-            stores::writable_folder(place, &std::env::current_dir().context("finding the current folder")?)?
+            let here = std::env::current_dir().context("finding the current folder")?;
+            stores::writable_folder(place, &here, &context.stores).await?
         }
-        None => stores::writable_folder(&config.data_dir, &config.base)?,
+        None => {
+            let Config { data_dir, base, .. } = &context.config;
+            stores::writable_folder(data_dir, base, &context.stores).await?
+        }
     };
-    let context = Context::open(config).await?;
     let dump = Dump { args, context, base_url, shutdown };
     // With --fresh a dataset is built anew once, however often the dump runs.
     let mut built = BTreeSet::new();
@@ -102,6 +107,7 @@ impl Dump {
     /// turn. `fresh` has the datasets that are still to be built anew.
     async fn once(&self, built: &mut BTreeSet<DatasetId>) -> anyhow::Result<RunEnd> {
         let jobs = self.jobs().await?;
+        self.collect().await;
         // Following never ends, so that whoever follows several follows them side by side.
         let side_by_side = if self.args.follow { jobs.len() } else { 1 };
         let is_one_of_several = jobs.len() > 1;
@@ -138,11 +144,29 @@ impl Dump {
         }
     }
 
+    /// Deletes what writers that ended before they could commit have left. Nobody has to wait for it in
+    /// vain: what cannot be deleted now is deleted by a later run.
+    async fn collect(&self) {
+        let Context { config, metadata, stores } = &self.context;
+        if !config.compaction.collector_enabled {
+            return;
+        }
+        let grace = Duration::from_secs_f64(config.compaction.file_lock_duration_secs);
+        match nozzle_dump::collect::unregistered(metadata, stores, grace).await {
+            Ok(0) => {}
+            Ok(deleted) => tracing::info!("deleted {deleted} objects that were never committed"),
+            Err(error) => {
+                tracing::warn!("objects that were never committed stay for now: {}", error.with_causes());
+            }
+        }
+    }
+
     /// Finds the datasets that were asked for, after bringing in what the two folders define.
     async fn jobs(&self) -> anyhow::Result<Vec<Job>> {
-        let Context { config, metadata, .. } = &self.context;
-        providers::import(&config.path(&config.providers_dir), metadata.as_ref()).await?;
-        let rejected = definitions::import(&config.path(&config.dataset_defs_dir), metadata.as_ref()).await?;
+        let metadata = &self.context.metadata;
+        providers::import(&self.context.providers_folder()?, metadata.as_ref()).await?;
+        let definitions = self.context.definitions_folder()?;
+        let rejected = definitions::import(&definitions, metadata.as_ref()).await?;
         let mut jobs = vec![];
         if self.args.dataset.is_empty() {
             jobs.push(self.ad_hoc(None, &rejected).await?);
@@ -159,14 +183,14 @@ impl Dump {
             }
         }
         for rejected in rejected {
-            tracing::warn!("{} is left out: {:#}", rejected.path.display(), rejected.error);
+            tracing::warn!("{} is left out: {:#}", rejected.file.shown, rejected.error);
         }
         Ok(jobs)
     }
 
     async fn of_file(&self, path: &Path) -> anyhow::Result<Vec<Job>> {
         let mut jobs = vec![];
-        for manifest in definitions::read_file(path)? {
+        for manifest in definitions::read(&TextFile::read(path)?)? {
             let dataset = definitions::register(&manifest, self.context.metadata.as_ref()).await?;
             jobs.push(self.job(dataset).await?);
         }
@@ -214,15 +238,16 @@ impl Dump {
         if let Some(bad) = rejected.iter().find(|rejected| rejected.defines(&plain)) {
             bail!("{:#}", bad.error);
         }
-        let Context { config, metadata, .. } = &self.context;
+        let metadata = &self.context.metadata;
         let manifest = generate_manifest::evm_rpc(name, network.clone(), 0);
-        let path = generate_manifest::write_into(&config.path(&config.dataset_defs_dir), &manifest)?;
-        say(&format!("wrote the manifest {}", path.display()));
+        let definitions = self.context.definitions_folder()?;
+        let path = generate_manifest::write_into(&definitions, &manifest).await?;
+        say(&format!("wrote the manifest {path}"));
         if providers::find(metadata.as_ref(), manifest.kind, &network).await?.is_empty() {
-            let folder = config.path(&config.providers_dir);
+            let folder = self.context.providers_folder()?;
             let provider = network.as_str().parse().context("naming the provider")?;
-            let path = providers::write_file(&folder, &provider, &network, url)?;
-            say(&format!("wrote the provider {}", path.display()));
+            let path = providers::write_file(&folder, &provider, &network, url).await?;
+            say(&format!("wrote the provider {path}"));
             providers::import(&folder, metadata.as_ref()).await?;
         }
         let dataset = definitions::register(&manifest, metadata.as_ref()).await?;
@@ -295,7 +320,7 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
             Some("what was committed is safe; run the same command again to go on")
         }
         DumpError::Store { .. } => Some(
-            "check that the disk has space and can be written; what was committed is safe, run the same command again to go on",
+            "check that the disk has space and can be written, or that the store can be reached (`nozzle doctor` tries it); what was committed is safe, run the same command again to go on",
         ),
         DumpError::Held(_) | DumpError::OtherChain { .. } | DumpError::Refused(_) | DumpError::LeaseLost => {
             None

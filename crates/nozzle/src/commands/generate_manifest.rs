@@ -1,11 +1,7 @@
 //! `nozzle generate-manifest`: the manifest of a raw dataset, ready to be edited. Needs neither a
 //! configuration nor a database.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use nozzle_core::{
@@ -14,12 +10,7 @@ use nozzle_core::{
     schema::BLOCK_NUM,
 };
 
-use crate::{
-    cli::GenerateManifestArgs,
-    definitions,
-    new_file::{self, Readers},
-    report,
-};
+use crate::{cli::GenerateManifestArgs, definitions, folder::Folder, new_file::Readers, report};
 
 /// Writes a manifest.
 pub fn run(args: GenerateManifestArgs) -> anyhow::Result<ExitCode> {
@@ -67,11 +58,9 @@ pub fn to_text(manifest: &RawManifest) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(manifest).context("writing the manifest as JSON")? + "\n")
 }
 
-/// Writes a manifest into the folder of definitions.
-pub fn write_into(folder: &Path, manifest: &RawManifest) -> anyhow::Result<PathBuf> {
-    let path = folder.join(format!("{}.json", manifest.name));
-    new_file::write(&path, &to_text(manifest)?, Readers::All)?;
-    Ok(path)
+/// Writes a manifest into the folder of definitions, and gives its place.
+pub async fn write_into(folder: &Folder, manifest: &RawManifest) -> anyhow::Result<String> {
+    folder.write_new(&format!("{}.json", manifest.name), &to_text(manifest)?, Readers::All).await
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

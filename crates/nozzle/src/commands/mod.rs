@@ -2,11 +2,13 @@
 
 mod check;
 mod dataset;
+mod doctor;
 mod dump;
 mod files;
 mod generate_manifest;
 mod migrate;
 mod query;
+mod restore;
 mod server;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(args, config()?).await,
         Command::Files(args) => files::run(args, config()?).await,
         Command::Dataset(command) => dataset::run(command, config()?).await,
+        Command::Restore(args) => restore::run(args, config()?).await,
+        Command::Doctor => doctor::run(config()?).await,
         Command::Migrate => migrate::run(config()?).await,
         Command::GenerateManifest(args) => generate_manifest::run(args),
     }

@@ -16,9 +16,9 @@ pub async fn run(args: ServerArgs, config: Config) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::watch("finishing what was begun; once more to stop at once")?;
     let context = Context::open(config).await?;
     let Context { config, metadata, .. } = &context;
-    providers::import(&config.path(&config.providers_dir), metadata.as_ref()).await?;
-    for rejected in definitions::import(&config.path(&config.dataset_defs_dir), metadata.as_ref()).await? {
-        tracing::warn!("{} is left out: {:#}", rejected.path.display(), rejected.error);
+    providers::import(&context.providers_folder()?, metadata.as_ref()).await?;
+    for rejected in definitions::import(&context.definitions_folder()?, metadata.as_ref()).await? {
+        tracing::warn!("{} is left out: {:#}", rejected.file.shown, rejected.error);
     }
     let selection = Selection::of_flags(args.flight_server, args.jsonl_server, args.admin_server);
     let bound = Bound::bind(selection, config, Arc::new(context.engine()?)).await?;

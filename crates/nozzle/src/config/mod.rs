@@ -2,13 +2,17 @@
 
 mod keys;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use figment2::{
     Figment,
     providers::{Env, Format, Serialized, Toml},
 };
+use nozzle_query::ReadCache;
 use serde::{Deserialize, Serialize};
 
 /// The prefix of the variables that override single keys; `__` goes one level down.
@@ -48,6 +52,10 @@ pub struct Config {
     pub parquet: Parquet,
     /// When files are cut.
     pub writer: Writer,
+    /// When what is no longer needed is deleted.
+    pub compaction: Compaction,
+    /// What was read of a far store, kept on this machine.
+    pub cache: Cache,
     /// What is assumed of chains.
     pub chain: Chain,
     /// The folder that relative paths are relative to.
@@ -91,6 +99,26 @@ pub struct Writer {
     pub segment_flush_interval_secs: f64,
 }
 
+/// `[compaction]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Compaction {
+    /// Whether objects that no commit has taken up are deleted.
+    pub collector_enabled: bool,
+    /// How long after the end of their writer's lease.
+    pub file_lock_duration_secs: f64,
+}
+
+/// `[cache]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cache {
+    /// The folder; empty: nothing is kept.
+    pub dir: PathBuf,
+    /// What it may hold, in MiB.
+    pub size_mb: u64,
+}
+
 /// `[chain]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -114,6 +142,8 @@ impl Default for Config {
             metadata_db: MetadataDb::default(),
             parquet: Parquet::default(),
             writer: Writer::default(),
+            compaction: Compaction::default(),
+            cache: Cache::default(),
             chain: Chain::default(),
             base: PathBuf::new(),
         }
@@ -140,6 +170,12 @@ impl Default for Parquet {
 impl Default for Writer {
     fn default() -> Self {
         Self { segment_flush_interval_secs: 60.0 }
+    }
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self { collector_enabled: true, file_lock_duration_secs: 3600.0 }
     }
 }
 
@@ -200,6 +236,12 @@ impl Config {
         if !is_interval(self.writer.segment_flush_interval_secs) {
             bail!("writer.segment_flush_interval_secs must be greater than 0 and at most a year");
         }
+        if !is_interval(self.compaction.file_lock_duration_secs) {
+            bail!("compaction.file_lock_duration_secs must be greater than 0 and at most a year");
+        }
+        if !self.cache.dir.as_os_str().is_empty() && self.cache.size_mb == 0 {
+            bail!("cache.size_mb must be at least 1 where cache.dir is set");
+        }
         if self.metadata_db.pool_size < 2 {
             bail!("metadata_db.pool_size must be at least 2");
         }
@@ -211,6 +253,27 @@ impl Config {
             .parse::<nozzle_dump::Compression>()
             .map_err(|why| anyhow::anyhow!("parquet.compression: {why}"))?;
         Ok(())
+    }
+
+    /// The cache of what is read of far stores, where there is to be one. Where another process uses its
+    /// folder, this one reads without.
+    pub fn read_cache(&self) -> anyhow::Result<Option<Arc<ReadCache>>> {
+        if self.cache.dir.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let folder = self.base.join(&self.cache.dir);
+        match ReadCache::open(&folder, self.cache.size_mb << 20) {
+            Ok(cache) => Ok(Some(Arc::new(cache))),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                tracing::warn!(
+                    "another process uses the read cache {}: reading without one",
+                    folder.display()
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error)
+                .with_context(|| format!("opening the read cache {}; see cache.dir", folder.display())),
+        }
     }
 
     /// Where the metadata database lies, if it is a file.

@@ -24,7 +24,7 @@ const MAY_USE: [(&str, &str); 6] = [
     (
         "nozzle-query",
         "nozzle-core nozzle-metadata arrow async-trait bytes chrono datafusion futures object_store parquet \
-         serde_json strsim thiserror tokio tracing url",
+         serde_json strsim thiserror tokio tracing twox-hash url",
     ),
     (
         "nozzle-dump",

@@ -14,6 +14,7 @@ else:
 pq.write_table(table, path)
 connection = sqlite3.connect(database)
 changed = connection.execute(
-    "UPDATE segments SET size_bytes = ? WHERE file_name = ?", (os.path.getsize(path), os.path.basename(path)))
+    "UPDATE segments SET size_bytes = ? WHERE file_name = ? AND location_id IN (SELECT id FROM locations WHERE table_name = ?)",
+    (os.path.getsize(path), os.path.basename(path), path.split("/")[-3]))
 assert changed.rowcount == 1
 connection.commit()

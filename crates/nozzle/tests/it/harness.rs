@@ -37,6 +37,8 @@ pub enum Db {
 pub struct Place {
     folder: TempDir,
     database: Option<postgres::SharedDatabase>,
+    /// By which the program finds an object store.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// What a run of the program said.
@@ -50,17 +52,22 @@ pub struct Said {
 impl Place {
     /// A folder without a configuration: everything goes to `.nozzle` in it.
     pub fn empty() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), database: None }
+        Self { folder: tempfile::tempdir().unwrap(), database: None, variables: vec![] }
     }
 
     /// A folder with a `nozzle.toml` of these lines, on the given database.
     pub fn configured(db: Db, lines: &str) -> Self {
         let database = (db == Db::Postgres).then(|| postgres::shared().unwrap());
-        let place = Self { folder: tempfile::tempdir().unwrap(), database };
+        let place = Self { folder: tempfile::tempdir().unwrap(), database, variables: vec![] };
         let url = place.database.as_ref().map_or(String::new(), |database| database.url().to_owned());
         let config = format!("{lines}\n[metadata_db]\nurl = \"{url}\"\nauto_migrate = true\n");
         place.write("nozzle.toml", &config);
         place
+    }
+
+    /// The program is run with these variables from now on.
+    pub fn set_variables(&mut self, variables: Vec<(&'static str, String)>) {
+        self.variables = variables;
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -89,13 +96,14 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nozzle"));
         command.current_dir(self.folder.path()).args(args).stdin(Stdio::null());
         for (name, _) in std::env::vars() {
-            if ["NOZZLE_CONFIG", "DUMP_", "CHECK_", "GM_", "QUERY_", "RUST_LOG"]
+            if ["NOZZLE_CONFIG", "DUMP_", "CHECK_", "GM_", "QUERY_", "RESTORE_", "RUST_LOG", "AWS_", "AZURE_"]
                 .iter()
                 .any(|p| name.starts_with(p))
             {
                 command.env_remove(name);
             }
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -25,6 +25,7 @@ use super::{
     senders::{self, Signature},
     transactions::{eip155_chain_id, tx_type, y_parity},
     trie::{EMPTY_ROOT, ordered_root},
+    verify::ADVICE,
 };
 
 /// A block with what belongs to it.
@@ -256,7 +257,7 @@ fn same_root(what: &str, name: &'static str, given: Option<&str>, computed: B256
     match rlp::hash(name, given) {
         Ok(root) if root == computed => Ok(()),
         Ok(root) => Err(Problem::Malformed(format!(
-            "its {what} have the root {computed}, but the header has the {name} {root}; if this chain \
+            "its {what} have the root {computed}, but the header has the {name} {root}{ADVICE}\
              encodes its {what} in another way, say \"verify\": \"header\" in the manifest"
         ))),
         Err(field) => {

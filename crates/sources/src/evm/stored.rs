@@ -20,6 +20,7 @@ use super::{
     needs::{self, TooFewColumns},
     render::{Parts, Renderer},
     rows::{Decoder, RawBlock},
+    verify::ADVICE,
 };
 use crate::{
     error::SourceError,
@@ -190,10 +191,11 @@ fn rows_of(batch: &RecordBatch, number: BlockNum) -> Range<usize> {
     start..start + numbers[start..].partition_point(|found| *found == number)
 }
 
-/// What is wrong, without naming a provider.
+/// What is wrong, without naming a provider, and without the advice for a chain that has not been
+/// extracted yet: this one was.
 fn why(error: SourceError) -> String {
     match error {
-        SourceError::Malformed { why, .. } => why,
+        SourceError::Malformed { why, .. } => why.split(ADVICE).next().unwrap_or_default().to_owned(),
         SourceError::Unavailable { source, .. } => source.to_string(),
         SourceError::Missing { what, .. } => format!("it does not have {what}"),
         error => error.to_string(),

@@ -26,6 +26,9 @@ pub(crate) fn block(block: &Block<'_>, number: BlockNum, verify: Verify) -> Resu
     Ok(BlockLink { number, hash, parent_hash })
 }
 
+/// How the advice begins that follows what is wrong with a hash or a root.
+pub(crate) const ADVICE: &str = "; if this chain ";
+
 fn check_hash(block: &Block<'_>, hash: BlockHash) -> Result<(), Problem> {
     let why = match header::hash(block) {
         Ok(computed) if computed == hash => return Ok(()),
@@ -33,7 +36,7 @@ fn check_hash(block: &Block<'_>, hash: BlockHash) -> Result<(), Problem> {
         Err((name, bad)) => format!("its hash {hash} cannot be checked, as `{name}` {bad}"),
     };
     Err(Problem::Malformed(format!(
-        "{why}; if the headers of this chain hash in another way, say \"verify\": \"links\" in the manifest"
+        "{why}{ADVICE}hashes its headers in another way, say \"verify\": \"links\" in the manifest"
     )))
 }
 

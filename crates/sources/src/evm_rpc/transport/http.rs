@@ -74,7 +74,7 @@ impl Http {
         }
         Failure::Unavailable(if is_refused(error) {
             super::nothing_listens(address)
-        } else if error.is_dns() {
+        } else if is_of_name(error) {
             format!("the name of {address} cannot be resolved: {cause}")
         } else if error.is_connect() {
             format!("no connection to {address} can be made: {cause}")
@@ -103,6 +103,11 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 fn root_cause(error: &reqwest::Error) -> String {
     let cause = causes(error).skip(1).last();
     cause.map_or_else(|| "the reason is not known".to_owned(), ToString::to_string)
+}
+
+/// Whether the host's name could not be resolved: only the connector's words tell.
+fn is_of_name(error: &reqwest::Error) -> bool {
+    causes(error).any(|cause| cause.to_string() == "dns error")
 }
 
 fn is_refused(error: &reqwest::Error) -> bool {

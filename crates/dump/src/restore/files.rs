@@ -1,0 +1,210 @@
+//! The files of a dataset, as the store lists them and as they tell of themselves.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use nozzle_core::{
+    DatasetName, RevisionId, Span, TableName, layout,
+    segment::{FileMetadata, FileOrigin},
+};
+use nozzle_query::{Stores, stores::persistently};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
+use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
+use uuid::Uuid;
+
+use super::choose::Order;
+use crate::error::DumpError;
+
+/// Reads that are under way at once: a store answers each late, and many side by side.
+const READS_UNDER_WAY: usize = 64;
+
+/// What is read of a file's end at first; most footers are smaller.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// The length of the footer and the magic behind it.
+const END_BYTES: u64 = 8;
+
+/// An object whose place and name are those of a file of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Object {
+    pub table: TableName,
+    pub name: String,
+    pub size_bytes: u64,
+}
+
+/// What lies in the store of one dataset.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// By revision, oldest first.
+    pub revisions: BTreeMap<RevisionId, Vec<Object>>,
+    /// Objects that are none of ours.
+    pub foreign: u64,
+}
+
+/// The revisions that have a folder in the store.
+pub async fn stored_revisions(
+    stores: &Stores,
+    base_url: &str,
+    dataset: &DatasetName,
+) -> Result<Vec<RevisionId>, DumpError> {
+    let (store, folder) = dataset_folder(stores, base_url, dataset)?;
+    let failed = |error| DumpError::store(format!("listing {base_url}{dataset}/"), error);
+    let folders = async |folder: &Path| match persistently(|_| store.list_with_delimiter(Some(folder))).await
+    {
+        Ok(listed) => Ok(listed.common_prefixes),
+        Err(object_store::Error::NotFound { .. }) => Ok(vec![]),
+        Err(error) => Err(failed(error)),
+    };
+    let mut revisions = vec![];
+    for table in folders(&folder).await? {
+        let names = folders(&table).await?;
+        revisions.extend(names.iter().filter_map(|name| revision(name.filename()?)));
+    }
+    revisions.sort_unstable();
+    revisions.dedup();
+    Ok(revisions)
+}
+
+fn dataset_folder(
+    stores: &Stores,
+    base_url: &str,
+    dataset: &DatasetName,
+) -> Result<(Arc<dyn ObjectStore>, Path), DumpError> {
+    let (store, base) = stores.resolve(base_url)?;
+    Ok((store, base.join(dataset.as_str())))
+}
+
+fn revision(name: &str) -> Option<RevisionId> {
+    Uuid::try_parse(name).ok().filter(|uuid| uuid.get_version_num() == 7).map(RevisionId)
+}
+
+/// Lists the files of a dataset.
+pub(super) async fn list(
+    stores: &Stores,
+    base_url: &str,
+    dataset: &DatasetName,
+) -> Result<Listing, DumpError> {
+    let (store, folder) = dataset_folder(stores, base_url, dataset)?;
+    let listing = persistently(|_| list_once(store.as_ref(), &folder)).await;
+    listing.map_err(|error| DumpError::store(format!("listing {base_url}{dataset}/"), error))
+}
+
+async fn list_once(store: &dyn ObjectStore, folder: &Path) -> object_store::Result<Listing> {
+    let mut objects = store.list(Some(folder));
+    let mut listing = Listing::default();
+    loop {
+        let meta = match objects.try_next().await {
+            Ok(Some(meta)) => meta,
+            Ok(None) | Err(object_store::Error::NotFound { .. }) => return Ok(listing),
+            Err(error) => return Err(error),
+        };
+        match object_of(&meta, folder) {
+            Some((revision, object)) => listing.revisions.entry(revision).or_default().push(object),
+            None => listing.foreign += 1,
+        }
+    }
+}
+
+fn object_of(meta: &ObjectMeta, folder: &Path) -> Option<(RevisionId, Object)> {
+    let parts: Vec<_> = meta.location.prefix_match(folder)?.collect();
+    let [table, id, name] = parts.as_slice() else { return None };
+    layout::parse_file_name(name.as_ref())?;
+    let table = table.as_ref().parse().ok()?;
+    Some((revision(id.as_ref())?, Object { table, name: name.as_ref().to_owned(), size_bytes: meta.size }))
+}
+
+/// What a file tells of itself.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub object: Object,
+    pub rows: u64,
+    pub span: Span,
+    pub order: Order,
+    pub building_until: Option<u64>,
+    pub empty_tables: Vec<TableName>,
+    /// Only of the first file of a cut.
+    pub manifest: Option<serde_json::Value>,
+    pub footer: Bytes,
+}
+
+/// A file that is none of ours after all, or is damaged.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub url: String,
+    pub why: String,
+}
+
+/// Reads what the files of one table's folders tell, in any order.
+pub(super) fn read<'a>(
+    stores: &'a Stores,
+    base_url: &'a str,
+    dataset: &'a DatasetName,
+    revision: RevisionId,
+    objects: Vec<Object>,
+) -> impl futures::Stream<Item = Result<Result<Told, Unreadable>, DumpError>> + 'a {
+    let reads = objects.into_iter().map(move |object| async move {
+        let folder = layout::location_path(dataset, &object.table, revision);
+        let url = format!("{base_url}{folder}/{}", object.name);
+        let (store, path) = stores.resolve(&url)?;
+        let footer = match persistently(|_| footer(store.as_ref(), &path, object.size_bytes)).await {
+            Ok(Some(footer)) => footer,
+            Ok(None) => return Ok(Err(Unreadable { url, why: "it is not a Parquet file".into() })),
+            Err(error) => return Err(DumpError::store(format!("reading {url}"), error)),
+        };
+        Ok(told(object, footer).map_err(|why| Unreadable { url, why }))
+    });
+    stream::iter(reads).buffer_unordered(READS_UNDER_WAY)
+}
+
+/// The footer of a Parquet file; `None` where it has none.
+pub(super) async fn footer(
+    store: &dyn ObjectStore,
+    path: &Path,
+    size_bytes: u64,
+) -> object_store::Result<Option<Bytes>> {
+    if size_bytes < END_BYTES {
+        return Ok(None);
+    }
+    let start = size_bytes.saturating_sub(TAIL_BYTES);
+    let tail = store.get_range(path, start..size_bytes).await?;
+    let Some((body, end)) = tail.len().checked_sub(END_BYTES as usize).map(|at| tail.split_at(at)) else {
+        return Ok(None);
+    };
+    let Some((length, b"PAR1")) = end.split_first_chunk::<4>() else { return Ok(None) };
+    let length = u64::from(u32::from_le_bytes(*length));
+    if length <= body.len() as u64 {
+        return Ok(Some(tail.slice(body.len() - length as usize..body.len())));
+    }
+    match (size_bytes - END_BYTES).checked_sub(length) {
+        Some(start) => store.get_range(path, start..size_bytes - END_BYTES).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn told(object: Object, footer: Bytes) -> Result<Told, String> {
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(|error| error.to_string())?;
+    let metadata = metadata.file_metadata();
+    let entries = metadata.key_value_metadata().map(Vec::as_slice).unwrap_or_default();
+    let own = entry(entries, FileMetadata::KEY)?;
+    let own: FileMetadata = serde_json::from_str(own).map_err(damaged(FileMetadata::KEY))?;
+    let origin = entry(entries, FileOrigin::KEY)?;
+    let origin: FileOrigin = serde_json::from_str(origin).map_err(damaged(FileOrigin::KEY))?;
+    if own.filename != object.name || own.table != object.table {
+        return Err(format!("it was written as `{}` of the table `{}`", own.filename, own.table));
+    }
+    let [range] = own.ranges.as_slice() else { return Err("it tells no block range".into()) };
+    let rows = u64::try_from(metadata.num_rows()).map_err(|_| "its number of rows is negative")?;
+    let (span, order) = (range.span(), origin.order());
+    let FileOrigin { building_until, manifest, .. } = origin;
+    Ok(Told { object, rows, span, order, building_until, empty_tables: own.empty_tables, manifest, footer })
+}
+
+fn entry<'a>(entries: &'a [KeyValue], key: &str) -> Result<&'a str, String> {
+    let value = entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_deref());
+    value.ok_or_else(|| format!("it has no `{key}`, so that nothing tells where it belongs"))
+}
+
+fn damaged(key: &'static str) -> impl Fn(serde_json::Error) -> String {
+    move |error| format!("its `{key}` is damaged: {error}")
+}

@@ -1,0 +1,195 @@
+//! Object stores that are real servers: dump, resume, kill, query, restore, through a proxy that breaks
+//! what passes.
+
+use std::time::Duration;
+
+use nozzle_testkit::{
+    replay::Recording,
+    rng::Rng,
+    store::{BUCKET, StoreProxy, StoreProxyOptions, StoreServer},
+};
+
+use crate::harness::{Db, Place, Said, synthetic, until};
+
+const BLOCKS: u64 = 600;
+const FLUSH: &str = "writer = { segment_flush_interval_secs = 0.2 }";
+
+/// Servers take seconds to start, and wait for themselves.
+async fn started(start: fn() -> anyhow::Result<StoreServer>) -> StoreServer {
+    tokio::task::spawn_blocking(start).await.unwrap().unwrap()
+}
+
+/// A place whose three folders are in a store.
+fn place_in(store: &StoreServer, folder: &str, lines: &str, through: Option<&str>) -> Place {
+    let folders: String =
+        [("data_dir", "data"), ("providers_dir", "providers"), ("dataset_defs_dir", "datasets")]
+            .iter()
+            .map(|(key, name)| format!("{key} = \"{}\"\n", store.url(&format!("{folder}/{name}"))))
+            .collect();
+    let mut place = Place::configured(Db::Sqlite, &format!("{folders}{lines}"));
+    place.set_variables(store.variables(through));
+    place
+}
+
+fn assert_whole(place: &Place, blocks: u64) {
+    assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), blocks);
+    assert_eq!(place.number("SELECT count(DISTINCT block_num) FROM eth.blocks"), blocks);
+    assert_eq!(place.number("SELECT count(*) FROM eth.transactions"), (blocks - 1) * 3);
+    assert_eq!(place.number("SELECT count(DISTINCT tx_hash) FROM eth.transactions"), (blocks - 1) * 3);
+    assert_eq!(place.number("SELECT count(*) FROM eth.logs"), (blocks - 1) * 6);
+}
+
+fn lose_database(place: &Place) {
+    for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm"] {
+        std::fs::remove_file(place.path(name)).ok();
+    }
+}
+
+/// The whole story on one store: an ad-hoc dump that writes its definitions there, resume, kill, query,
+/// a lost database, and the next dump.
+async fn story(store: &StoreServer, through: Option<&str>) {
+    let node = synthetic(Recording::synthetic(BLOCKS, 3, 2, 7), 20);
+    let place = place_in(store, "story", FLUSH, through);
+    let said = place.ok(&["dump", "--rpc-url", node.url(), "--dataset", "eth", "-e", "99"]);
+    let provider = store.url("story/providers/chain-1337.toml");
+    assert!(said.stderr.contains(&provider), "{}", said.stderr);
+    let mut dump = place.start(&["dump", "--dataset", "eth", "-j", "3"]);
+    let metadata = place.metadata().await;
+    let before = metadata.sequence().await.unwrap();
+    until("some commits", async || (metadata.sequence().await.ok()?.0 > before.0 + 2).then_some(())).await;
+    dump.signal("KILL");
+    dump.wait();
+    drop(metadata);
+    place.ok(&["dump", "--dataset", "eth"]);
+    assert_whole(&place, BLOCKS);
+    let files = place.ok(&["files", "--dataset", "eth", "--table", "logs"]).stdout;
+    assert!(files.lines().all(|url| url.starts_with(&store.url("story/data/eth/logs/"))), "{files}");
+
+    lose_database(&place);
+    let said = place.run(&["dump", "--dataset", "eth"]);
+    assert!(said.code == Some(1) && said.stderr.contains("nozzle restore --dataset eth"), "{}", said.stderr);
+    place.ok(&["restore", "--dataset", "eth"]);
+    assert_whole(&place, BLOCKS);
+    place.ok(&["dump", "--dataset", "eth"]);
+    assert_whole(&place, BLOCKS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_loses_and_doubles_nothing() {
+    let store = started(StoreServer::seaweedfs).await;
+    let seed = Rng::new(std::process::id().into()).next_u64();
+    println!("seed {seed}");
+    let options = StoreProxyOptions { faults_per_1000: 200, seed, ..StoreProxyOptions::default() };
+    let proxy = StoreProxy::start(store.address(), options).unwrap();
+    story(&store, Some(proxy.url())).await;
+    let passed = proxy.take_passed();
+    println!("{passed:?}");
+    assert!(passed.faults.values().sum::<u64>() > 20, "{passed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_holds_on_moto() {
+    story(&started(StoreServer::moto).await, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_holds_on_azurite() {
+    story(&started(StoreServer::azurite).await, None).await;
+}
+
+/// The uploads in parts that the store knows of.
+async fn uploads(store: &StoreServer) -> usize {
+    let url = format!("http://{}/{BUCKET}?uploads", store.address());
+    let answer = reqwest::get(url).await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+    answer.text().await.unwrap().matches("<UploadId>").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_upload_is_left_behind_after_the_grace_period() {
+    let store = started(StoreServer::seaweedfs).await;
+    let node = synthetic(Recording::mainnet_like(220, 3), 0);
+    // Some 70 KB of files a block, in parts of 8 MiB.
+    let place = place_in(&store, "parts", "compaction = { file_lock_duration_secs = 1 }", None);
+    place.ok(&["dump", "--rpc-url", node.url(), "--dataset", "eth", "-e", "0"]);
+    let dump = place.start(&["dump", "--dataset", "eth"]);
+    let metadata = place.metadata().await;
+    // From then on parts are sent.
+    until("an upload in parts", async || {
+        let recorded = metadata.recorded_objects().await.ok()?;
+        recorded.iter().any(|object| object.upload.is_some()).then_some(())
+    })
+    .await;
+    dump.kill();
+    assert!(uploads(&store).await > 0);
+
+    place.ok(&["dump", "--dataset", "eth"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    place.ok(&["dump", "--dataset", "eth"]);
+    assert_eq!(uploads(&store).await, 0);
+    assert_eq!(metadata.recorded_objects().await.unwrap(), []);
+    assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), 220);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_may_only_be_read_answers_queries() {
+    let store = started(StoreServer::seaweedfs).await;
+    let node = synthetic(Recording::synthetic(50, 3, 2, 7), 0);
+    let mut place = place_in(&store, "read", "", None);
+    place.ok(&["dump", "--rpc-url", node.url(), "--dataset", "eth"]);
+    let doctor = place.ok(&["doctor"]).stdout;
+    for works in ["list, write, read", "conditional write", "upload in parts", "delete"] {
+        assert!(doctor.contains(works), "{doctor}");
+    }
+
+    place.set_variables(store.read_only_variables());
+    assert_whole(&place, 50);
+    let said = place.run(&["dump", "--dataset", "eth"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("cannot be written") && said.stderr.contains("nozzle doctor"),
+        "{}",
+        said.stderr
+    );
+    let Said { code, stdout, .. } = place.run(&["doctor"]);
+    assert!(code == Some(0) && stdout.contains("it can only be read"), "{stdout}");
+
+    let mut wrong = store.variables(None);
+    wrong
+        .iter_mut()
+        .filter(|(name, _)| *name == "AWS_SECRET_ACCESS_KEY")
+        .for_each(|(_, v)| *v = "wrong".into());
+    place.set_variables(wrong);
+    let Said { code, stdout, .. } = place.run(&["doctor"]);
+    assert!(code == Some(1) && stdout.contains("FAILED") && !stdout.contains("wrong"), "{stdout}");
+}
+
+/// Where each of many files could hold the one transaction, only their bloom filters tell which does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_look_up_by_hash_asks_each_file_once() {
+    let store = started(StoreServer::seaweedfs).await;
+    let node = synthetic(Recording::synthetic(200, 3, 2, 7), 0);
+    let lines = "writer = { segment_flush_interval_secs = 0.001 }";
+    let place = place_in(&store, "cold", lines, None);
+    place.ok(&["dump", "--rpc-url", node.url(), "--dataset", "eth", "-j", "2"]);
+    let hash = place.query("SELECT tx_hash FROM eth.transactions ORDER BY block_num LIMIT 1")[0]["tx_hash"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    println!("{hash}");
+    let files =
+        place.ok(&["files", "--dataset", "eth", "--table", "transactions"]).stdout.lines().count() as u64;
+    let latency = Duration::from_millis(5);
+    let proxy =
+        StoreProxy::start(store.address(), StoreProxyOptions { latency, ..StoreProxyOptions::default() })
+            .unwrap();
+    let mut far = place;
+    far.set_variables(store.variables(Some(proxy.url())));
+    let bytes = hash.strip_prefix("0x").unwrap();
+    let found = far.query(&format!("SELECT * FROM eth.transactions WHERE tx_hash = X'{bytes}'"));
+    assert_eq!(found.len(), 1);
+    let passed = proxy.take_passed();
+    let requests: u64 = passed.requests.values().sum();
+    println!("{files} files: {passed:?}");
+    assert!(requests <= files + 8, "{requests} requests for {files} files");
+}
