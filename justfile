@@ -55,6 +55,10 @@ bounded:
 concurrency seconds="300":
     NOZZLE_CONCURRENCY_SECS={{seconds}} scripts/test --no-capture many_who_ask
 
+# a look-up by hash over the files of so many blocks (some 2,000) in a store that is so many milliseconds late
+cold blocks="6500" latency="30":
+    NOZZLE_COLD_BLOCKS={{blocks}} NOZZLE_COLD_LATENCY_MS={{latency}} scripts/test --profile long --no-capture cold_look_up
+
 # extraction beside stock parsers, cryo and ethereum-etl, as a table; see bench/README.md
 bench-extract *args:
     bench/run extract {{args}}
