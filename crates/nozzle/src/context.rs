@@ -29,7 +29,7 @@ impl Context {
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let metadata = nozzle_metadata::open(&metadata_config(&config)).await?;
         let cache = config.read_cache()?;
-        Ok(Self { config, metadata, stores: stores::stores(cache) })
+        Ok(Self { config, metadata, stores: stores::stores(cache, stores::PATIENCE) })
     }
 
     /// Opens what a command that only reads needs: where nothing was extracted yet, it says so

@@ -22,17 +22,17 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long a request that fails is tried again.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
+/// For how long a request of long work is tried again where it fails.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The schemes of stores other than the local disk.
 const SCHEMES: [&str; 3] = ["s3", "gs", "az"];
 
 /// The stores of the process. What is read of those that are not local goes through `cache`, if there is
-/// one.
-pub fn stores(cache: Option<Arc<ReadCache>>) -> Arc<Stores> {
+/// one; a request that fails is tried again for `patience`.
+pub fn stores(cache: Option<Arc<ReadCache>>, patience: Duration) -> Arc<Stores> {
     Arc::new(Stores::new(Box::new(move |url| {
-        let store = open(url)?;
+        let store = open(url, patience)?;
         Ok(match &cache {
             Some(cache) if url.scheme() != "file" => cache.over(store, url),
             _ => store,
@@ -40,8 +40,9 @@ pub fn stores(cache: Option<Arc<ReadCache>>) -> Arc<Stores> {
     })))
 }
 
-fn open(url: &Url) -> Result<OpenedStore, String> {
-    let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+fn open(url: &Url, patience: Duration) -> Result<OpenedStore, String> {
+    // Time alone is the bound: ten retries, the default, are used up within seconds.
+    let retry = RetryConfig { max_retries: usize::MAX, retry_timeout: patience, ..RetryConfig::default() };
     let failed = |error: object_store::Error| error.to_string();
     match url.scheme() {
         "file" => {

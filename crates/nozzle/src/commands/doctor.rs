@@ -1,6 +1,6 @@
 //! `nozzle doctor`: whether database and stores can do what they must, tried out, and what to change.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use nozzle_metadata::{CommitSeq, MetadataError, MetadataStore};
@@ -18,6 +18,9 @@ use crate::{
 
 /// A clock may be off by so much before it is worth a word: leases end after five seconds of silence.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(2);
+
+/// For how long a request that fails is tried again: somebody waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was tried at one place.
 struct Examined {
@@ -68,7 +71,7 @@ impl Examined {
 /// Tries out the database and the places of the configuration. Fails where one of them does.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut examined = vec![database(&config).await];
-    let stores = stores::stores(None);
+    let stores = stores::stores(None, PATIENCE);
     let places = [
         ("data_dir", &config.data_dir, true),
         ("providers_dir", &config.providers_dir, false),
@@ -259,7 +262,14 @@ fn with_causes(error: &StoreError) -> String {
 }
 
 fn what_to_change(error: &StoreError) -> &'static str {
+    let text = with_causes(error);
+    let says = |parts: [&str; 2]| parts.iter().any(|part| text.contains(part));
     match error {
+        _ if says(["NoSuchBucket", "ContainerNotFound"]) => "make the bucket, or check its name and region",
+        // Where there are no credentials, those of the machine are asked for.
+        _ if says(["169.254.169.254", "metadata.google.internal"]) => {
+            "no credentials were found; set them in the environment (docs/stores.md)"
+        }
         StoreError::Unauthenticated { .. } => "check the credentials in the environment",
         StoreError::PermissionDenied { .. } => "grant these credentials the right to it",
         StoreError::NotFound { .. } => "make the bucket, or check its name and region",
