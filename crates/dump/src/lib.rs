@@ -40,5 +40,5 @@ pub use check::{Check, CheckReport, Finding};
 pub use error::DumpError;
 pub use observe::{Event, Observer, Summary};
 pub use parquet::{Compression, ParquetOptions};
-pub use raw::{DumpOptions, EndBlock, RawDump};
+pub use raw::{DumpOptions, EndBlock, Outlook, Part, RawDump};
 pub use repair::{Repair, RepairEnd};

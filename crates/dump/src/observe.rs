@@ -44,6 +44,8 @@ pub enum Event {
         /// The wanted end.
         end: BlockNum,
     },
+    /// All that there is of the wanted blocks is stored.
+    UpToDate,
     /// There is nothing to extract yet.
     NothingYet {
         /// Why, as the end of a sentence.

@@ -24,6 +24,27 @@ pub fn chunks(ranges: &[BlockRange], jobs: usize) -> Vec<BlockRange> {
     ranges.iter().flat_map(|range| range.split(range.len().div_ceil(length))).collect()
 }
 
+/// Below so many blocks it costs more to share the work than to do it.
+const MIN_SHARED: u64 = 128;
+
+/// Tasks that the work of a job is cut into, where it is large: workers that come later, or are faster,
+/// find some left.
+const TASKS_PER_JOB: u64 = 256;
+
+/// The most blocks of a task: so much at most waits for one worker.
+const MAX_TASK: u64 = 20_000;
+
+/// Cuts what is missing of a dataset into tasks for any number of workers; none where one may as well do
+/// all of it.
+pub fn tasks(missing: &[BlockRange]) -> Vec<BlockRange> {
+    let total: u64 = missing.iter().map(BlockRange::len).sum();
+    if total < MIN_SHARED {
+        return vec![];
+    }
+    let length = (total / TASKS_PER_JOB).clamp(MIN_CHUNK, MAX_TASK);
+    missing.iter().flat_map(|range| range.split(range.len().div_ceil(length))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use nozzle_core::BlockHash;
@@ -41,6 +62,19 @@ mod tests {
         assert_eq!(missing(range(0, 9), &[]), [range(0, 9)]);
         assert_eq!(missing(range(0, 9), &[span(0, 3), span(6, 20)]), [range(4, 5)]);
         assert_eq!(missing(range(0, 9), &[span(0, 9)]), []);
+    }
+
+    #[test]
+    fn tasks_cover_the_ranges_in_order_and_are_of_a_size_to_share() {
+        assert_eq!(tasks(&[range(0, 99)]), []);
+        for (missing, most) in
+            [(range(0, 1_999), 64), (range(5, 1_000_000), 3_907), (range(0, 20_000_000), 20_000)]
+        {
+            let tasks = tasks(&[missing]);
+            assert_eq!(nozzle_core::range::merge(tasks.clone()), [missing]);
+            assert!(tasks.len() >= 32 && tasks.windows(2).all(|pair| pair[0].end() < pair[1].start()));
+            assert!(tasks.iter().all(|task| task.len() <= most), "{missing}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nozzle_core::{BlockNum, Network};
+use nozzle_core::{BlockNum, BlockRange, Network};
 use nozzle_metadata::{Dataset, MetadataStore, Revision, RevisionState};
 use nozzle_query::Stores;
 use nozzle_sources::SharedSource;
@@ -27,6 +27,33 @@ pub enum EndBlock {
     Number(BlockNum),
     /// So many blocks below the head as it is when the dump starts.
     BelowHead(u64),
+    /// This block, which was the head once: where the chain is shorter by now, its head.
+    AtMost(BlockNum),
+}
+
+/// What of a dataset's blocks a dump has to do, where others do the rest of the same revision. It waits
+/// for writers that hold some of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The blocks.
+    pub blocks: BlockRange,
+    /// The last block that all parts together are to store, as far as it is known.
+    pub whole_until: BlockNum,
+    /// Whether this one makes a built revision the one that is read, once all of it is there.
+    pub switches: bool,
+}
+
+/// What is left to do of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// The last block; `None` where the head is followed.
+    pub end: Option<BlockNum>,
+    /// The newest block.
+    pub head: BlockNum,
+    /// The missing blocks, up to the end, that no reorg reaches any more.
+    pub settled: Vec<BlockRange>,
+    /// The first block that a reorg may still reach.
+    pub unsettled_from: BlockNum,
 }
 
 /// How a raw dataset is dumped.
@@ -34,6 +61,8 @@ pub enum EndBlock {
 pub struct DumpOptions {
     /// The last block.
     pub end: EndBlock,
+    /// Only a part of the blocks; absent: all of them.
+    pub part: Option<Part>,
     /// Whether to go on for ever, with the head.
     pub follow: bool,
     /// Whether the head is the finalized block.
@@ -98,6 +127,38 @@ impl RawDump {
             end => end,
         };
         let end = end.map_err(|(error, _)| error)?;
+        Ok(tally.summary(end == RunEnd::Stopped))
+    }
+
+    /// The revision that is to be written, made where there is none.
+    pub async fn resolve(
+        &self,
+        observer: &dyn Observer,
+        cancel: &CancellationToken,
+    ) -> Result<Revision, DumpError> {
+        self.revision(&revision::Writer { holder: &self.options.holder, observer, cancel }).await
+    }
+
+    /// What is left to do of a revision.
+    pub async fn outlook(
+        &self,
+        revision: &Revision,
+        observer: &dyn Observer,
+        cancel: &CancellationToken,
+    ) -> Result<Outlook, DumpError> {
+        let target = Arc::new(self.target(revision)?);
+        Run::new(self, revision.clone(), target, observer, cancel).outlook().await
+    }
+
+    /// As [`Self::run`], on a revision that is there.
+    pub async fn run_revision(
+        &self,
+        revision: Revision,
+        observer: &dyn Observer,
+        cancel: &CancellationToken,
+    ) -> Result<Summary, DumpError> {
+        let tally = Tally::new(observer, self.source.tables().iter().map(|table| table.name.clone()));
+        let end = self.run_on(revision, &tally, cancel).await.map_err(|(error, _)| error)?;
         Ok(tally.summary(end == RunEnd::Stopped))
     }
 

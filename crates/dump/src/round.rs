@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use nozzle_core::{BlockId, BlockNum, BlockRange, Span, chain};
+use nozzle_core::{BlockId, BlockNum, BlockRange, Span, chain, range::MAX_BLOCK};
 use nozzle_metadata::{Finality, Scan, Segment};
 
 use crate::{
@@ -28,7 +28,8 @@ impl Run<'_> {
     pub async fn round(&self, sight: Sight, end: Option<BlockNum>) -> Result<Round, DumpError> {
         let Some(limit) = sight.limit else { return Ok(Round::NothingYet) };
         let last = end.map_or(limit.number, |end| end.min(limit.number));
-        self.goal.store(last, Ordering::Relaxed);
+        let whole_until = self.dump.options.part.map_or(last, |part| part.whole_until.max(last));
+        self.goal.store(whole_until, Ordering::Relaxed);
         let mut spans = self.spans().await?;
         let mut orphan = match self.unless_stopped(self.find_orphan(&spans, limit)).await? {
             Some(orphan) => orphan,
@@ -47,11 +48,12 @@ impl Run<'_> {
             return self.repair(orphan, &spans, limit).await;
         }
         self.write_down(sight.chain).await?;
-        if last < self.dump.start_block {
+        let first = self.dump.options.part.map_or(self.dump.start_block, |part| part.blocks.start());
+        if last < first {
             return Ok(Round::NothingYet);
         }
         // An end below what was found complete before leaves nothing to do.
-        let wanted = BlockRange::new(self.floor.load(Ordering::Relaxed), last);
+        let wanted = BlockRange::new(self.floor.load(Ordering::Relaxed).max(first), last);
         let missing = wanted.map(|wanted| plan::missing(wanted, &spans)).unwrap_or_default();
         if missing.is_empty() {
             // Neighbours are compared at each commit, so a break cannot be; if it is, say so.
@@ -80,20 +82,31 @@ impl Run<'_> {
         self.floor.swap(floor, Ordering::Relaxed) != floor
     }
 
-    /// The live spans from the floor on; all tables of a raw dataset have the same ones.
+    /// The live spans from the floor on, with the neighbours below and above: what is extracted has to
+    /// link to them.
     async fn spans(&self) -> Result<Vec<Span>, DumpError> {
+        self.spans_from(self.floor.load(Ordering::Relaxed).saturating_sub(1)).await
+    }
+
+    /// The live spans that reach above `start`, as far as they are this dump's concern; all tables of a raw
+    /// dataset have the same ones.
+    pub async fn spans_from(&self, start: BlockNum) -> Result<Vec<Span>, DumpError> {
         let Some((_, location)) = self.target.tables.first() else { return Ok(vec![]) };
         let sequence = self.dump.metadata.sequence().await?;
-        let range = BlockRange::from(self.floor.load(Ordering::Relaxed));
+        let concern = self.dump.options.part.map_or(MAX_BLOCK, |part| part.blocks.end());
+        let range = BlockRange::new(start, concern.saturating_add(1).min(MAX_BLOCK));
+        let Some(range) = range else { return Ok(vec![]) };
         let scan = Scan { location: location.id, sequence, range };
         Ok(self.dump.metadata.spans(&scan).await?)
     }
 
     /// Whether nothing is missing up to `limit`.
     pub async fn is_complete(&self, limit: Option<BlockNum>) -> Result<bool, DumpError> {
-        let floor = self.floor.load(Ordering::Relaxed);
-        let Some(wanted) = limit.and_then(|limit| BlockRange::new(floor, limit)) else { return Ok(false) };
-        Ok(plan::missing(wanted, &self.spans().await?).is_empty())
+        // Below the floor of a part are the blocks of others.
+        let is_part = self.dump.options.part.is_some();
+        let from = if is_part { self.dump.start_block } else { self.floor.load(Ordering::Relaxed) };
+        let Some(wanted) = limit.and_then(|limit| BlockRange::new(from, limit)) else { return Ok(false) };
+        Ok(plan::missing(wanted, &self.spans_from(from).await?).is_empty())
     }
 
     async fn claim(&self, wanted: &[BlockRange], all_or_nothing: bool) -> Result<Claimed, DumpError> {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nozzle_core::{BlockId, BlockNum};
+use nozzle_core::{BlockId, BlockNum, BlockRange};
 use nozzle_metadata::{Finality, HeldLease, Revision, RevisionState};
 use nozzle_sources::Head;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error::DumpError,
     observe::{Event, Observer},
-    raw::{EndBlock, RawDump},
+    plan,
+    raw::{EndBlock, Outlook, RawDump},
     writer::Target,
 };
 
@@ -140,7 +141,7 @@ impl<'a> Run<'a> {
         observer: &'a dyn Observer,
         cancel: &'a CancellationToken,
     ) -> Self {
-        let floor = AtomicU64::new(dump.start_block);
+        let floor = AtomicU64::new(dump.options.part.map_or(dump.start_block, |part| part.blocks.start()));
         let is_building = AtomicBool::new(revision.state == RevisionState::Building);
         Self { dump, target, revision, observer, cancel, is_building, goal: AtomicU64::new(0), floor }
     }
@@ -164,9 +165,12 @@ impl<'a> Run<'a> {
                     past.replans = 0;
                     past.has_worked = true;
                     // A chain that is faster than a round never leaves one with nothing to do.
-                    if is_building && goal == Goal::Never && self.is_complete(limit).await? {
-                        self.activate().await?;
+                    if is_building && goal == Goal::Never {
+                        self.switch_if_complete(limit).await?;
                     }
+                }
+                Round::LeftToOthers(_) if self.dump.options.part.is_some() => {
+                    self.pause(self.dump.options.poll_interval).await;
                 }
                 // Only a dump that finds nothing to do is refused; one that has done its part is done,
                 // unless it is also to switch the revision or to see later blocks.
@@ -181,8 +185,9 @@ impl<'a> Run<'a> {
                 Round::Idle => {
                     past.has_worked = true;
                     past.replans = 0;
+                    self.observer.event(Event::UpToDate);
                     if is_reached && is_building {
-                        self.activate().await?;
+                        self.switch_if_complete(end.or(limit)).await?;
                     }
                     match (end, limit) {
                         (Some(_), _) if is_reached => return Ok(RunEnd::Reached),
@@ -214,6 +219,7 @@ impl<'a> Run<'a> {
         let goal = match (options.follow, options.end, first.limit) {
             (true, ..) => Some(Goal::Never),
             (false, EndBlock::Number(number), _) => Some(Goal::At(number)),
+            (false, EndBlock::AtMost(number), _) => Some(Goal::AtMost(number)),
             (false, EndBlock::Latest | EndBlock::BelowHead(_), None) => {
                 return Err(DumpError::Refused(
                     "the chain has no final block yet; leave out --only-finalized-blocks, or try again later"
@@ -277,6 +283,33 @@ impl<'a> Run<'a> {
         }
         self.outlast(&error, &mut past.failures).await;
         Ok(())
+    }
+
+    /// What is left to do, before anything is done.
+    pub async fn outlook(&self) -> Result<Outlook, DumpError> {
+        let sight = self.look().await?;
+        let start = self.dump.start_block;
+        let end = match self.goal(&sight)? {
+            None => Some(start.saturating_sub(1)),
+            Some(goal) => goal.end(sight.limit.map(|limit| limit.number)),
+        };
+        let finalized = sight.chain.finalized.map(|block| block.number);
+        let settled_end = end.map_or(finalized, |end| finalized.map(|finalized| finalized.min(end)));
+        let spans = self.spans_from(start).await?;
+        let wanted = settled_end.and_then(|settled| BlockRange::new(start, settled));
+        Ok(Outlook {
+            end,
+            head: sight.chain.head.number,
+            settled: wanted.map(|wanted| plan::missing(wanted, &spans)).unwrap_or_default(),
+            unsettled_from: finalized.map_or(start, |finalized| (finalized + 1).max(start)),
+        })
+    }
+
+    /// Makes a built revision the one that is read, if nothing is missing up to `limit` and that is this
+    /// dump's to do.
+    async fn switch_if_complete(&self, limit: Option<BlockNum>) -> Result<(), DumpError> {
+        let is_ours = self.dump.options.part.is_none_or(|part| part.switches);
+        if is_ours && self.is_complete(limit).await? { self.activate().await } else { Ok(()) }
     }
 
     /// Makes the built revision the one that is read. Another dump may have done so a moment ago.

@@ -127,7 +127,7 @@ impl SegmentWriter {
         Ok(Span { range, prev_hash: before.prev_hash, hash: last.hash })
     }
 
-    async fn open(&self, index: usize) -> Result<OpenFile, DumpError> {
+    async fn open(&mut self, index: usize) -> Result<OpenFile, DumpError> {
         let (table, location) = &self.target.tables[index];
         let name = layout::file_name(self.span.map_or(0, |span| span.range.start()), self.random);
         self.target.metadata.record_object(self.terms.lease, location.id, &name).await?;
@@ -273,7 +273,8 @@ async fn finish_and_send(
     metadata: FileMetadata,
     origin: FileOrigin,
 ) -> Result<Finished, DumpError> {
-    let failed = |error| DumpError::store(format!("ending {}", upload.url()), error);
+    let url = upload.url().to_owned();
+    let failed = |error| DumpError::store(format!("ending {url}"), error);
     let finished = tokio::task::spawn_blocking(move || encoder.finish(&metadata, &origin)).await;
     let finished = finished.map_err(|error| failed(std::io::Error::other(error)))?;
     let mut finished = finished.map_err(|error| failed(std::io::Error::other(error)))?;

@@ -19,6 +19,12 @@ pub enum MetadataError {
         /// What the driver said.
         source: sqlx::Error,
     },
+    /// The database can only be read here.
+    #[error("the metadata database {database} cannot be written to here: it is read-only")]
+    ReadOnly {
+        /// The database, without secrets.
+        database: String,
+    },
     /// The request contradicts what is stored: asking again does not help.
     #[error("{0}")]
     Refused(String),

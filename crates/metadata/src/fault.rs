@@ -11,6 +11,8 @@ pub(crate) enum Fault {
     Sql(sqlx::Error),
     /// A row holds what it cannot hold.
     Corrupt(String),
+    /// The database can only be read.
+    ReadOnly,
     /// What is asked for contradicts what is stored.
     Refused(String),
     /// The schema is not this program's.
@@ -61,6 +63,7 @@ impl Fault {
         match self {
             Self::Sql(error) => classify(database, error),
             Self::Corrupt(what) => MetadataError::Corrupt { database: database.to_owned(), what },
+            Self::ReadOnly => MetadataError::ReadOnly { database: database.to_owned() },
             Self::Refused(why) => MetadataError::Refused(why),
             Self::Schema(why) => MetadataError::Schema(why),
         }
@@ -94,9 +97,7 @@ fn classify(database: &str, error: sqlx::Error) -> MetadataError {
     match code {
         Code::Busy => MetadataError::Unavailable { database, source: error },
         Code::Damaged => MetadataError::Corrupt { database, what: damage(&error) },
-        Code::ReadOnly => MetadataError::Refused(format!(
-            "the metadata database {database} cannot be written to here: it is read-only"
-        )),
+        Code::ReadOnly => MetadataError::ReadOnly { database },
         Code::Full => MetadataError::Refused(format!(
             "there is no space left for the metadata database {database}; make room and run the same command again"
         )),

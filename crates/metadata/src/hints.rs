@@ -1,4 +1,4 @@
-//! The channel that tells of commits.
+//! The channels that tell of commits and of work.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,26 +15,51 @@ pub(crate) struct Hints {
     runtime: Handle,
 }
 
-/// The sending end.
+/// The sending ends.
 #[derive(Debug, Clone)]
-pub(crate) struct Told(Arc<watch::Sender<CommitSeq>>);
+pub(crate) struct Told {
+    commits: Arc<watch::Sender<CommitSeq>>,
+    /// Counts how often it was told that there may be work.
+    work: Arc<watch::Sender<u64>>,
+}
 
 impl Told {
     /// Tells of a commit, unless a later one is known already.
     pub(crate) fn tell(&self, sequence: CommitSeq) {
-        self.0.send_if_modified(|known| {
+        self.commits.send_if_modified(|known| {
             let is_news = sequence > *known;
             *known = sequence.max(*known);
             is_news
         });
+    }
+
+    /// Tells that there may be work.
+    pub(crate) fn tell_of_work(&self) {
+        self.work.send_modify(|count| *count += 1);
+    }
+
+    fn is_unheard(&self) -> bool {
+        self.commits.receiver_count() + self.work.receiver_count() == 0
+    }
+
+    /// Waits until nobody listens to one of the two, and perhaps to neither.
+    async fn less_heard(&self) {
+        tokio::select! {
+            () = self.commits.closed(), if self.commits.receiver_count() > 0 => {}
+            () = self.work.closed(), if self.work.receiver_count() > 0 => {}
+            // Neither has a receiver.
+            else => {}
+        }
     }
 }
 
 impl Hints {
     /// Hints whose watcher runs on the current runtime.
     pub(crate) fn new() -> Self {
-        let (sender, _) = watch::channel(CommitSeq(0));
-        Self { told: Told(Arc::new(sender)), watcher: Arc::default(), runtime: Handle::current() }
+        let (commits, _) = watch::channel(CommitSeq(0));
+        let (work, _) = watch::channel(0);
+        let told = Told { commits: Arc::new(commits), work: Arc::new(work) };
+        Self { told, watcher: Arc::default(), runtime: Handle::current() }
     }
 
     /// Tells of a commit of this process.
@@ -42,13 +67,37 @@ impl Hints {
         self.told.tell(sequence);
     }
 
-    /// A new receiver. `watch` makes the endless watcher, if none runs.
+    /// Tells of work that this process has made.
+    pub(crate) fn tell_of_work(&self) {
+        self.told.tell_of_work();
+    }
+
+    /// A new receiver of commits. `watch` makes the endless watcher, if none runs.
     pub(crate) fn subscribe<W>(&self, watch: impl FnOnce(Told) -> W) -> watch::Receiver<CommitSeq>
     where
         W: Future<Output = ()> + Send + 'static,
     {
+        self.listen(|told| told.commits.subscribe(), watch)
+    }
+
+    /// A new receiver of work.
+    pub(crate) fn subscribe_to_work<W>(&self, watch: impl FnOnce(Told) -> W) -> watch::Receiver<u64>
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        self.listen(|told| told.work.subscribe(), watch)
+    }
+
+    fn listen<T, W>(
+        &self,
+        subscribe: impl FnOnce(&Told) -> watch::Receiver<T>,
+        watch: impl FnOnce(Told) -> W,
+    ) -> watch::Receiver<T>
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        let receiver = self.told.0.subscribe();
+        let receiver = subscribe(&self.told);
         if watcher.is_none() {
             let task = until_unheard(self.told.clone(), self.watcher.clone(), watch(self.told.clone()));
             *watcher = Some(self.runtime.spawn(task).abort_handle());
@@ -76,11 +125,11 @@ async fn until_unheard(
     tokio::pin!(watching);
     loop {
         tokio::select! {
-            () = told.0.closed() => {}
+            () = told.less_heard() => {}
             () = &mut watching => return,
         }
         let mut running = watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0.receiver_count() == 0 {
+        if told.is_unheard() {
             *running = None;
             return;
         }

@@ -1,14 +1,18 @@
 //! What the store remembers, as values.
 
+mod jobs;
+
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nozzle_core::{
-    BlockId, BlockRange, DatasetKind, DatasetName, DatasetVersion, Network, ProviderName, RevisionId, Span,
-    TableName,
+    BlockId, BlockNum, BlockRange, DatasetKind, DatasetName, DatasetVersion, Network, ProviderName,
+    RevisionId, Span, TableName,
 };
 use serde::{Deserialize, Serialize};
+
+pub use jobs::*;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
@@ -37,6 +41,13 @@ ids! {
     LeaseId,
     /// A commit's place in the one order of all commits. 0 is before the first.
     CommitSeq,
+    /// One job: a dump that was asked for and that workers do.
+    JobId,
+    /// One part of a job.
+    TaskId,
+    /// A claim of a task, or a process that runs under a worker's name. Of two of the same task or name
+    /// the greater one is the later one, and only that one holds it.
+    Fence,
 }
 
 /// A dataset to be registered.
@@ -109,6 +120,8 @@ pub struct Provider {
     pub kind: DatasetKind,
     /// The network that it serves.
     pub network: Network,
+    /// The region that its endpoint is near to: workers of that region are given its tasks first.
+    pub region: Option<String>,
     /// The kind's own keys as a JSON object. May hold `${VAR}` where a secret goes.
     pub config: String,
     /// Where it came from.
@@ -243,6 +256,35 @@ pub struct FileRecord {
     pub location: Location,
     /// The segment.
     pub segment: Segment,
+}
+
+/// A table of a revision with all that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocationRecord {
+    /// The dataset.
+    pub dataset: Dataset,
+    /// The revision.
+    pub revision: RevisionId,
+    /// The revision's state.
+    pub state: RevisionState,
+    /// The table.
+    pub location: Location,
+}
+
+/// What is stored of a location now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage {
+    /// The revision.
+    pub revision: RevisionId,
+    /// The table.
+    pub table: TableName,
+    /// The table of the revision.
+    pub location: LocationId,
+    /// Totals over its live segments.
+    pub totals: LocationTotals,
+    /// The last block of the linked run that the lowest live segment begins; `None` where nothing is
+    /// stored.
+    pub linked_until: Option<BlockNum>,
 }
 
 /// Totals over the live segments of a location.

@@ -1,6 +1,8 @@
 //! Rows as both databases give them, and the values that they are read into. A row that does not
 //! read is a damaged database.
 
+pub(crate) mod jobs;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +26,7 @@ where
     text.parse().or_else(|error| corrupt(format!("the column {column} holds {error}")))
 }
 
-fn range(start: i64, end: i64) -> Read<BlockRange> {
+pub(crate) fn range(start: i64, end: i64) -> Read<BlockRange> {
     let bounds = u64::try_from(start).ok().zip(u64::try_from(end).ok());
     match bounds.and_then(|(start, end)| BlockRange::new(start, end)) {
         Some(range) => Ok(range),
@@ -75,6 +77,7 @@ pub(crate) struct ProviderRow {
     name: String,
     kind: String,
     network: String,
+    region: Option<String>,
     config: String,
     origin: String,
 }
@@ -90,6 +93,7 @@ impl ProviderRow {
             name: parse("name", &self.name)?,
             kind: parse("kind", &self.kind)?,
             network: parse("network", &self.network)?,
+            region: self.region,
             config: self.config,
             origin,
         })
@@ -303,6 +307,20 @@ impl SegmentRow {
     }
 }
 
+/// A segment and the location that it is of.
+#[derive(Debug, FromRow)]
+pub(crate) struct PlacedRow {
+    location_id: i64,
+    #[sqlx(flatten)]
+    segment: SegmentRow,
+}
+
+impl PlacedRow {
+    pub(crate) fn read(self) -> Read<(LocationId, Segment)> {
+        Ok((LocationId(self.location_id), self.segment.read()?))
+    }
+}
+
 #[derive(Debug, FromRow)]
 pub(crate) struct FileRow {
     #[sqlx(flatten)]
@@ -343,6 +361,49 @@ impl TotalsRow {
             rows: unsigned("row_count", self.row_count)?,
             bytes: unsigned("size_bytes", self.size_bytes)?,
             blocks: bounds.map(|(start, end)| range(start, end)).transpose()?,
+        })
+    }
+}
+
+/// A location with all that it belongs to.
+#[derive(Debug, FromRow)]
+pub(crate) struct LocationRecordRow {
+    #[sqlx(flatten)]
+    dataset: DatasetRow,
+    #[sqlx(flatten)]
+    location: LocationRow,
+    state: String,
+}
+
+impl LocationRecordRow {
+    pub(crate) fn read(self) -> Read<LocationRecord> {
+        Ok(LocationRecord {
+            dataset: self.dataset.read()?,
+            revision: RevisionId(self.location.revision_id),
+            state: read_state(&self.state)?,
+            location: self.location.read()?,
+        })
+    }
+}
+
+#[derive(Debug, FromRow)]
+pub(crate) struct CoverageRow {
+    revision_id: Uuid,
+    table_name: String,
+    location_id: i64,
+    #[sqlx(flatten)]
+    totals: TotalsRow,
+    linked_until: Option<i64>,
+}
+
+impl CoverageRow {
+    pub(crate) fn read(self) -> Read<Coverage> {
+        Ok(Coverage {
+            revision: RevisionId(self.revision_id),
+            table: parse("table_name", &self.table_name)?,
+            location: LocationId(self.location_id),
+            totals: self.totals.read()?,
+            linked_until: self.linked_until.map(|end| unsigned("linked_until", end)).transpose()?,
         })
     }
 }

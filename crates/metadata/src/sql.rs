@@ -5,12 +5,16 @@
 //! own: those that are live now, which are disjoint, and those that were replaced since `S`, which
 //! are few. So a scan never passes over what was replaced before it and awaits collection.
 
+pub(crate) mod jobs;
+
 macro_rules! dataset_columns {
     () => {
         "d.id AS dataset_id, d.name, d.version, d.kind, d.network, d.manifest, \
          d.created_at AS dataset_created_at"
     };
 }
+
+pub(crate) use dataset_columns;
 
 macro_rules! revision_columns {
     () => {
@@ -30,6 +34,8 @@ macro_rules! segment_columns {
          s.size_bytes, s.row_count, s.e_tag, s.object_version, s.added_seq, s.replaced_seq"
     };
 }
+
+pub(crate) use segment_columns;
 
 /// What a scan selects from the segments of the location `$1` that share a block with `$2..=$3`
 /// and are seen at `$4`. Of the live ones, which are disjoint, only one can begin below `$2` and
@@ -69,14 +75,14 @@ pub(crate) const DATASETS: &str =
 pub(crate) const DATASETS_BY_NAME: &str =
     concat!("SELECT ", dataset_columns!(), " FROM datasets d WHERE d.removed_at IS NULL AND d.name = $1");
 
-/// Writes a provider `$1..=$5`.
+/// Writes a provider `$1..=$6`.
 pub(crate) const PUT_PROVIDER: &str =
-    "INSERT INTO providers (name, kind, network, config, origin) VALUES ($1, $2, $3, $4, $5)
+    "INSERT INTO providers (name, kind, network, region, config, origin) VALUES ($1, $2, $3, $4, $5, $6)
      ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, network = excluded.network,
-         config = excluded.config, origin = excluded.origin";
+         region = excluded.region, config = excluded.config, origin = excluded.origin";
 
 /// All providers.
-pub(crate) const PROVIDERS: &str = "SELECT name, kind, network, config, origin FROM providers";
+pub(crate) const PROVIDERS: &str = "SELECT name, kind, network, region, config, origin FROM providers";
 
 /// Removes the provider `$1`.
 pub(crate) const DELETE_PROVIDER: &str = "DELETE FROM providers WHERE name = $1";
@@ -160,6 +166,61 @@ pub(crate) const FILE: &str = concat!(
       WHERE s.id = $1"
 );
 
+/// The locations above `$1`, or only `$2`, `$3` at most.
+pub(crate) const LOCATION_RECORDS: &str = concat!(
+    "SELECT ",
+    dataset_columns!(),
+    ", ",
+    location_columns!(),
+    ", r.state
+      FROM locations l
+      JOIN revisions r ON r.id = l.revision_id
+      JOIN datasets d ON d.id = r.dataset_id
+      WHERE ($1 IS NULL OR l.id > $1) AND ($2 IS NULL OR l.id = $2)
+      ORDER BY l.id LIMIT $3"
+);
+
+/// What is stored of revisions now, given a statement that lists their ids. The linked run ends with the
+/// first segment that the next one does not link to.
+macro_rules! stored_at {
+    ($revisions:expr) => {
+        concat!(
+            "SELECT l.revision_id, l.table_name, l.id AS location_id, COUNT(s.id) AS segments, COUNT(s.file_name) AS files,
+                    CAST(COALESCE(SUM(s.row_count), 0) AS BIGINT) AS row_count,
+                    CAST(COALESCE(SUM(s.size_bytes), 0) AS BIGINT) AS size_bytes,
+                    MIN(s.start_block) AS start_block, MAX(s.end_block) AS end_block,
+                    (SELECT e.end_block FROM segments e
+                      WHERE e.location_id = l.id AND e.replaced_seq IS NULL AND NOT EXISTS (
+                          SELECT 1 FROM segments n
+                           WHERE n.location_id = l.id AND n.replaced_seq IS NULL
+                             AND n.start_block = e.end_block + 1 AND n.prev_hash = e.hash)
+                      ORDER BY e.start_block LIMIT 1) AS linked_until
+               FROM locations l
+               LEFT JOIN segments s ON s.location_id = l.id AND s.replaced_seq IS NULL
+              WHERE l.revision_id IN ",
+            $revisions,
+            " GROUP BY l.revision_id, l.table_name, l.id ORDER BY l.id"
+        )
+    };
+}
+pub(crate) use stored_at;
+
+/// The live segments with files of some locations, given a statement that lists the locations' ids, above
+/// the segment `$2`, `$3` at most.
+macro_rules! live_files {
+    ($ids:expr) => {
+        concat!(
+            "SELECT s.location_id, ",
+            crate::sql::segment_columns!(),
+            " FROM segments s WHERE s.replaced_seq IS NULL AND s.file_name IS NOT NULL
+               AND ($2 IS NULL OR s.id > $2) AND s.location_id IN ",
+            $ids,
+            " ORDER BY s.id LIMIT $3"
+        )
+    };
+}
+pub(crate) use live_files;
+
 /// Grants a lease on `$2..=$3` of the revision `$1` to `$4`.
 pub(crate) const INSERT_LEASE: &str =
     "INSERT INTO leases (revision_id, start_block, end_block, holder) VALUES ($1, $2, $3, $4) RETURNING id";
@@ -180,3 +241,9 @@ pub(crate) const FORGET_OBJECT: &str = "DELETE FROM recorded_objects WHERE locat
 /// What is known of the network `$1`.
 pub(crate) const FINALITY: &str =
     "SELECT head_number, head_hash, finalized_number, finalized_hash FROM finality WHERE network = $1";
+
+/// Ids as one parameter: a JSON array, which both databases take apart.
+pub(crate) fn id_list(ids: impl Iterator<Item = i64>) -> String {
+    let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
+    format!("[{}]", ids.join(","))
+}

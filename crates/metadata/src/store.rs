@@ -74,6 +74,9 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// Retires a building or active revision.
     async fn retire_revision(&self, revision: RevisionId) -> Result<()>;
 
+    /// As [`Self::retire_revision`], but refused while somebody holds a live lease on it.
+    async fn retire_unused_revision(&self, revision: RevisionId) -> Result<()>;
+
     // --- reading --------------------------------------------------------------------------------
 
     /// The present moment.
@@ -91,6 +94,23 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// Totals over what a scan sees.
     async fn totals(&self, scan: &Scan) -> Result<LocationTotals>;
+
+    /// What is stored of all tables of the given revisions now, by the locations' ids.
+    async fn coverage(&self, revisions: &[RevisionId]) -> Result<Vec<Coverage>>;
+
+    /// The live files of the given locations, by their ids: those above `after`, `limit` at most.
+    async fn live_files(
+        &self,
+        locations: &[LocationId],
+        after: Option<SegmentId>,
+        limit: u32,
+    ) -> Result<Vec<(LocationId, Segment)>>;
+
+    /// The tables of all revisions, by their ids: those above `after`, `limit` at most.
+    async fn locations(&self, after: Option<LocationId>, limit: u32) -> Result<Vec<LocationRecord>>;
+
+    /// One table of a revision.
+    async fn location(&self, id: LocationId) -> Result<Option<LocationRecord>>;
 
     /// The Parquet footers of the given segments, in any order; those without a file are left out.
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>>;
@@ -152,4 +172,62 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// What was last written down.
     async fn finality(&self, network: &Network) -> Result<Option<Finality>>;
+
+    // --- jobs -----------------------------------------------------------------------------------
+
+    /// Schedules a job, unless the same or another one of the dataset is live.
+    async fn schedule(&self, job: &NewJob) -> Result<Scheduled>;
+
+    /// The jobs that are asked for, newest first.
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>>;
+
+    /// How many jobs there are of each status.
+    async fn count_jobs(&self) -> Result<Vec<(JobStatus, u64)>>;
+
+    /// One job.
+    async fn job(&self, id: JobId) -> Result<Option<Job>>;
+
+    /// Asks a job to stop. One that no live worker is at is stopped at once; one that has ended is a
+    /// conflict.
+    async fn stop_job(&self, id: JobId) -> Result<JobChange>;
+
+    /// Deletes a job that has ended; one that lives is a conflict.
+    async fn delete_job(&self, id: JobId) -> Result<JobChange>;
+
+    /// Deletes all jobs of the given states, which must be terminal ones, and says how many there were.
+    async fn delete_jobs(&self, statuses: &[JobStatus]) -> Result<u64>;
+
+    /// Makes stopped ones of the jobs that are to stop and that no live worker is at.
+    async fn settle_jobs(&self) -> Result<()>;
+
+    /// Makes a process the worker of a name, unless another process that has it was heard of within
+    /// [`WORKER_TIMEOUT`]. The tasks of the process that had the name before are free.
+    async fn register_worker(&self, worker: &NewWorker) -> Result<Registration>;
+
+    /// Says that a worker lives, and tells it what it holds and whether there is more to do. `None` where
+    /// another process has its name by now: it holds nothing any more.
+    ///
+    /// `may_take_over` is whether tasks of silent workers count: not so soon after the database was away,
+    /// when all of them have been silent.
+    async fn heartbeat(&self, worker: &WorkerHold, may_take_over: bool) -> Result<Option<Pulse>>;
+
+    /// Ends a worker. Its tasks are free at once.
+    async fn retire_worker(&self, worker: &WorkerHold) -> Result<()>;
+
+    /// All workers that ever were, by name.
+    async fn workers(&self) -> Result<Vec<Worker>>;
+
+    /// Claims up to `limit` tasks that nobody alive holds: first those of chains that have a provider in
+    /// the worker's region, and those that have waited for a minute. Their jobs are then running.
+    async fn claim_tasks(&self, worker: &WorkerHold, limit: u32, may_take_over: bool) -> Result<Vec<Task>>;
+
+    /// Writes down what a head task has found out, and adds the ranges that the job is not cut into yet.
+    /// `false` where the claim has been lost, or the job is to stop.
+    async fn plan_job(&self, claim: TaskClaim, plan: &JobPlan) -> Result<bool>;
+
+    /// Leaves a task. `false` where the claim has been lost: nothing has changed then.
+    async fn finish_task(&self, claim: TaskClaim, end: &TaskEnd) -> Result<bool>;
+
+    /// A channel that changes when there may be work. Only a hint, as [`Self::commits`].
+    fn work(&self) -> watch::Receiver<u64>;
 }

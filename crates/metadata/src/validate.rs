@@ -89,6 +89,14 @@ pub(crate) fn check_unheld(held: &[HeldLease]) -> Result<(), Fault> {
     }
 }
 
+/// A dataset of which no job may be live.
+pub(crate) fn check_no_job(live: Option<JobId>) -> Result<(), Fault> {
+    match live {
+        None => Ok(()),
+        Some(job) => refused(format!("the job {job} is dumping the dataset: stop it first")),
+    }
+}
+
 /// What of `wanted` is granted, and which of the live leases stand in the way of the rest.
 pub(crate) fn plan_claim(wanted: &[BlockRange], live: Vec<HeldLease>) -> (Vec<BlockRange>, Vec<HeldLease>) {
     let covered = live.iter().map(|held| held.lease.range).collect();

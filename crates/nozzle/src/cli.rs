@@ -9,6 +9,9 @@ use nozzle_core::{
 
 use crate::output::Format;
 
+/// The longest name of a worker.
+const MAX_NODE_ID: usize = 128;
+
 /// Gets blockchain data into Parquet files, keeps track of them, and answers SQL over them.
 #[derive(Debug, Parser)]
 #[command(name = "nozzle", version, max_term_width = 100)]
@@ -30,6 +33,10 @@ pub enum Command {
     Query(QueryArgs),
     /// Answer queries over Arrow Flight and HTTP until it is told to end
     Server(ServerArgs),
+    /// Do the dump jobs that are scheduled, beside other workers, until it is told to end
+    Worker(WorkerArgs),
+    /// Show datasets and how far they reach, jobs and workers
+    Status,
     /// List the live files of a dataset for DuckDB and other readers: paths, or URLs of an object store
     Files(FilesArgs),
     /// Check what is stored, reading only the files
@@ -175,9 +182,38 @@ pub struct ServerArgs {
     /// Only the named servers: JSON Lines over HTTP
     #[arg(long, env = "JSONL_SERVER", value_parser = FalseyValueParser::new())]
     pub jsonl_server: bool,
-    /// Only the named servers: the Admin API (today only GET /health)
+    /// Only the named servers: the Admin API
     #[arg(long, env = "ADMIN_SERVER", value_parser = FalseyValueParser::new())]
     pub admin_server: bool,
+    /// Also do the jobs that are scheduled, as the worker `worker` (not for production)
+    #[arg(long, env = "SERVER_DEV", value_parser = FalseyValueParser::new())]
+    pub dev: bool,
+}
+
+/// `nozzle worker`.
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// The worker's name, of which there is one: a letter, then letters, digits, _ - and .
+    #[arg(long, env = "NOZZLE_NODE_ID", value_name = "ID", value_parser = parse_node_id)]
+    pub node_id: String,
+    /// How many tasks it extracts at a time; those that only wait for the next block do not count
+    /// [default: the cores of the machine, at least 2]
+    #[arg(long, env = "WORKER_MAX_TASKS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_tasks: Option<u16>,
+    /// Where it runs: it takes tasks first whose provider names this region
+    #[arg(long, env = "WORKER_REGION", value_name = "NAME")]
+    pub region: Option<String>,
+}
+
+fn parse_node_id(text: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let is_name = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(is_allowed);
+    match is_name && text.len() <= MAX_NODE_ID {
+        true => Ok(text.to_owned()),
+        false => {
+            Err(format!("a letter, then letters, digits, `_`, `-` and `.`, at most {MAX_NODE_ID} of them"))
+        }
+    }
 }
 
 /// `nozzle files`.
@@ -292,6 +328,17 @@ mod tests {
             }
             commands.extend(command.get_subcommands().cloned());
         }
+    }
+
+    #[test]
+    fn a_node_id_is_a_letter_and_what_may_follow() {
+        for good in ["w", "worker-01", "eu-west-1a-worker", "A_b.c-1"] {
+            assert_eq!(parse_node_id(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "1a", "-a", "a b", "a/b", "ä", &"a".repeat(129)] {
+            assert!(parse_node_id(bad).is_err(), "{bad}");
+        }
+        assert!(Cli::try_parse_from(["nozzle", "worker"]).is_err(), "a worker has a name");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What commands work on: the configuration, the metadata database and the object stores.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use nozzle_core::DatasetRef;
-use nozzle_dump::ParquetOptions;
+use nozzle_dump::{DumpOptions, EndBlock, ParquetOptions, job::CutPolicy};
 use nozzle_metadata::{Dataset, MetadataConfig, MetadataStore};
 use nozzle_query::{Engine, EngineConfig, Stores, nearest::suggestion};
 
@@ -12,6 +12,9 @@ use crate::{config::Config, folder::Folder, stores};
 
 /// What the unfinished row groups of a command hold at most, all of its jobs together.
 pub const WRITER_MEMORY_BYTES: usize = 256 << 20;
+
+/// The size of a file where nobody asks for another.
+const PARTITION_BYTES: u64 = 4096 << 20;
 
 /// What commands work on.
 #[derive(Debug)]
@@ -61,6 +64,35 @@ impl Context {
             compression: parquet.compression.parse().map_err(anyhow::Error::msg)?,
             bloom_filters: parquet.bloom_filters,
             max_row_group_bytes: parquet.max_row_group_mb << 20,
+        })
+    }
+
+    /// Asks the store of the data anything, to see whether it answers.
+    pub async fn reach_store(&self) -> anyhow::Result<()> {
+        stores::reach(&self.config.data_dir, &self.config.base, &self.stores).await
+    }
+
+    /// How a dataset is dumped into `base_url`, as the configuration says: all of it up to the head.
+    pub fn dump_options(&self, base_url: String, holder: String) -> anyhow::Result<DumpOptions> {
+        let Config { writer, chain, poll_interval_secs, .. } = &self.config;
+        Ok(DumpOptions {
+            end: EndBlock::Latest,
+            part: None,
+            follow: false,
+            only_finalized: false,
+            fresh: false,
+            jobs: 1,
+            base_url,
+            is_base_explicit: false,
+            cut: CutPolicy {
+                partition_bytes: PARTITION_BYTES,
+                flush_interval: Duration::from_secs_f64(writer.segment_flush_interval_secs),
+            },
+            parquet: self.parquet_options()?,
+            writer_memory_bytes: WRITER_MEMORY_BYTES,
+            poll_interval: Duration::from_secs_f64(*poll_interval_secs),
+            reorg_depth: chain.reorg_depth,
+            holder,
         })
     }
 

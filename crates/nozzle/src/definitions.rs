@@ -133,6 +133,20 @@ pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Re
     Ok(rejected)
 }
 
+/// The manifests of the folder that are valid.
+pub async fn defined(folder: &Folder) -> anyhow::Result<Vec<RawManifest>> {
+    let files = folder.files(MANIFESTS).await?;
+    Ok(files.iter().filter_map(|file| read(file).ok()).flatten().collect())
+}
+
+/// As [`import`], and warns of each file that is left out.
+pub async fn import_and_warn(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
+    for rejected in import(folder, metadata).await? {
+        tracing::warn!("{} is left out: {:#}", rejected.file.shown, rejected.error);
+    }
+    Ok(())
+}
+
 async fn import_file(file: &TextFile, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
     let stem = stem_of(file)?;
     let manifests = read(file)?;

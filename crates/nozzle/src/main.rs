@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod definitions;
 mod folder;
+mod jobs;
 mod logging;
 mod networks;
 mod new_file;
@@ -20,6 +21,7 @@ mod server;
 mod shutdown;
 mod sources;
 mod stores;
+mod worker;
 
 use std::process::ExitCode;
 

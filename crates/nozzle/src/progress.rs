@@ -163,6 +163,7 @@ impl State {
             Event::WaitingForHead { head, end } => {
                 self.waits(&format!("waiting for block {end}; the head is {head}"));
             }
+            Event::UpToDate => {}
             Event::NothingYet { why } => say(&format!("{}: nothing to extract yet: {why}", self.dataset)),
             Event::Outlasting { why, wait } => {
                 say(&format!("{}: {why}; trying again in {} s", self.dataset, wait.as_secs()));

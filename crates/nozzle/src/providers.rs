@@ -122,10 +122,86 @@ fn parse(name: ProviderName, json: Value, origin: ProviderOrigin) -> anyhow::Res
     };
     let kind: DatasetKind = text("kind")?.parse().map_err(anyhow::Error::msg)?;
     let network: Network = text("network")?.parse()?;
+    let region = match keys.remove("region") {
+        None => None,
+        Some(Value::String(region)) if !region.is_empty() => Some(region),
+        Some(_) => bail!("`region` must be text"),
+    };
     if kind == DatasetKind::EvmRpc {
         check_evm_rpc(&keys)?;
     }
-    Ok(Provider { name, kind, network, config: Value::Object(keys).to_string(), origin })
+    Ok(Provider { name, kind, network, region, config: Value::Object(keys).to_string(), origin })
+}
+
+/// The keys whose values are secrets.
+const SECRETS: [&str; 3] = ["auth_token", "token", "api_key"];
+
+/// A provider that comes through the API: it may hold secrets only as `${VAR}`, since it is kept in the
+/// database for all machines.
+pub fn of_api(name: ProviderName, keys: Map<String, Value>) -> anyhow::Result<Provider> {
+    for key in SECRETS {
+        if let Some(Value::String(text)) = keys.get(key)
+            && !is_variable(text)
+        {
+            bail!("`{key}` is a secret: write it as ${{VAR}}, a variable of the machines that use it");
+        }
+    }
+    if let Some(Value::String(url)) = keys.get("url")
+        && may_hold_secret(url)
+    {
+        bail!(
+            "`url` holds what may be a secret: write the user, the password, long parts of the path and the values of the query as ${{VAR}}"
+        );
+    }
+    parse(name, Value::Object(keys), ProviderOrigin::Api)
+}
+
+/// Whether a text is `${VAR}` and nothing else.
+fn is_variable(text: &str) -> bool {
+    text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(|name| !name.contains('$'))
+}
+
+/// A part of a path that is so long may be a key.
+const KEY_LENGTH: usize = 16;
+
+/// Whether an address has a user, a password, a value of a query or a long part of its path that is not a
+/// variable.
+fn may_hold_secret(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    if url.starts_with('/') || is_variable(url) {
+        return false;
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let is_open = |part: &str, least: usize| part.len() >= least && !is_variable(part);
+    user.split(':').any(|part| is_open(part, 1))
+        || path.split('/').any(|part| is_open(part, KEY_LENGTH))
+        || query.split('&').any(|pair| is_open(pair.split_once('=').map_or(pair, |(_, value)| value), 1))
+}
+
+/// A provider's keys without what may be a secret.
+pub fn without_secrets(provider: &Provider) -> Map<String, Value> {
+    let keys: Map<String, Value> = serde_json::from_str(&provider.config).unwrap_or_default();
+    let shown = |(key, value): (String, Value)| {
+        let value = match &value {
+            Value::String(text) if SECRETS.contains(&key.as_str()) => {
+                is_variable(text).then(|| value.clone())?
+            }
+            Value::String(text) if key == "url" && may_hold_secret(text) => Value::String(host_of(text)),
+            _ => value,
+        };
+        Some((key, value))
+    };
+    keys.into_iter().filter_map(shown).collect()
+}
+
+/// An address up to its host and port.
+fn host_of(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}")
 }
 
 fn check_evm_rpc(keys: &Map<String, Value>) -> anyhow::Result<()> {
@@ -186,7 +262,8 @@ fn substitute(json: &mut Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn filled_in(text: &str) -> anyhow::Result<String> {
+/// Replaces `${VAR}` by the variable's value.
+pub fn filled_in(text: &str) -> anyhow::Result<String> {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
@@ -240,6 +317,36 @@ mod tests {
         assert!(refusal(json!({"network": "m", "url": "x"})).contains("`kind` is missing"));
         assert!(refusal(json!({"kind": "evm", "network": "m"})).contains("evm-rpc"));
         assert!(refusal(json!({"kind": "evm-rpc", "network": "a b", "url": "x"})).contains("network name"));
+    }
+
+    #[test]
+    fn the_api_takes_secrets_only_as_variables_and_never_gives_any() {
+        let made = |keys: Value| {
+            let Value::Object(keys) = keys else { panic!("an object") };
+            of_api("p".parse().expect("a name"), keys)
+        };
+        let keys = |url: &str| json!({"kind": "evm-rpc", "network": "m", "url": url});
+        for good in [
+            "http://h:8545",
+            "https://h/v2/${KEY}",
+            "https://${U}:${P}@h/rpc?k=${K}",
+            "${RPC}",
+            "/run/geth.ipc",
+        ] {
+            let provider = made(keys(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
+            assert_eq!(without_secrets(&provider)["url"], good);
+        }
+        for bad in ["https://u:p@h", "https://h/v2/0123456789abcdef0123", "https://h/?key=abc"] {
+            assert!(made(keys(bad)).is_err(), "{bad}");
+            let file = provider(keys(bad)).expect("a file may hold it");
+            assert_eq!(without_secrets(&file)["url"], "https://h");
+        }
+        let mut with_token = keys("http://h");
+        with_token["auth_token"] = "secret".into();
+        assert!(made(with_token.clone()).is_err());
+        assert!(!without_secrets(&provider(with_token.clone()).expect("a file")).contains_key("auth_token"));
+        with_token["auth_token"] = "${TOKEN}".into();
+        assert_eq!(without_secrets(&made(with_token).expect("a provider"))["auth_token"], "${TOKEN}");
     }
 
     #[test]

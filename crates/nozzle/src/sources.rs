@@ -16,7 +16,7 @@ use nozzle_metadata::Provider;
 use nozzle_sources::{
     BlockRows, BlockSource, Head, SharedSource, SourceError,
     evm::tables,
-    evm_rpc::{self, EvmRpc, EvmRpcConfig},
+    evm_rpc::{self, EvmRpc, EvmRpcConfig, Throttle},
     failover::{Failover, FailoverPolicy},
     retry::{Retry, RetryPolicy},
 };
@@ -35,12 +35,15 @@ pub struct Endpoint {
     pub name: String,
     /// Its keys.
     pub keys: EvmRpcProvider,
+    /// What keeps it to its limits together with others; absent: it does so alone.
+    pub throttle: Option<Throttle>,
 }
 
 impl Endpoint {
     /// An endpoint given by its URL alone.
     pub fn of_url(url: &str) -> Self {
-        Self { name: "--rpc-url".into(), keys: EvmRpcProvider { url: url.to_owned(), ..Default::default() } }
+        let keys = EvmRpcProvider { url: url.to_owned(), ..Default::default() };
+        Self { name: "--rpc-url".into(), keys, throttle: None }
     }
 
     /// The providers for the manifest's network, in the order in which they are tried; at least one.
@@ -55,7 +58,7 @@ impl Endpoint {
             );
         }
         let endpoint = |provider: &Provider| {
-            Ok(Self { name: provider.name.to_string(), keys: providers::evm_rpc(provider)? })
+            Ok(Self { name: provider.name.to_string(), keys: providers::evm_rpc(provider)?, throttle: None })
         };
         found.iter().map(endpoint).collect()
     }
@@ -76,8 +79,14 @@ impl Endpoint {
             timeout: self.keys.timeout(),
             auth_token: self.keys.auth_token.clone(),
             auth_header: self.keys.auth_header.clone(),
+            throttle: self.throttle.clone(),
             ..EvmRpcConfig::new(&self.name, url)
         })
+    }
+
+    /// What keeps the endpoint, alone, to its limits.
+    pub fn own_throttle(&self) -> anyhow::Result<Throttle> {
+        Ok(Throttle::new(&self.config()?))
     }
 
     /// The chain id that the endpoint answers with.

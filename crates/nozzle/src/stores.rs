@@ -183,6 +183,49 @@ async fn writable_url(url: String, stores: &Stores) -> anyhow::Result<String> {
     Ok(url)
 }
 
+/// Whether a data folder can be read but not written. One that is not there, or is away, is neither.
+pub async fn is_read_only(place: &str, base: &Path, stores: &Stores) -> bool {
+    let denied = |error: &std::io::Error| {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+    };
+    match Place::parse(place, base) {
+        Ok(Place::Local(path)) => path.is_dir() && tempfile_in(&path).is_err_and(|error| denied(&error)),
+        Ok(Place::Remote(url)) => {
+            let Ok((store, folder)) = stores.resolve(&url) else { return false };
+            let probe = folder.join(probe_name());
+            match store.put(&probe, b"nozzle".as_slice().into()).await {
+                Ok(_) => {
+                    store.delete(&probe).await.ok();
+                    false
+                }
+                Err(error) => matches!(
+                    error,
+                    object_store::Error::PermissionDenied { .. }
+                        | object_store::Error::Unauthenticated { .. }
+                ),
+            }
+        }
+        Err(_) => false,
+    }
+}
+
+/// How long a store that is asked whether it answers may take.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks a data folder anything, to see whether it answers.
+pub async fn reach(place: &str, base: &Path, stores: &Stores) -> anyhow::Result<()> {
+    match Place::parse(place, base)? {
+        Place::Local(path) if path.is_dir() || !path.exists() => Ok(()),
+        Place::Local(path) => bail!("{} is not a folder", path.display()),
+        Place::Remote(url) => {
+            let (store, folder) = stores.resolve(&url)?;
+            let listed = tokio::time::timeout(REACH_TIMEOUT, store.list_with_delimiter(Some(&folder)));
+            listed.await.context("it does not answer")?.map(drop).with_context(|| format!("listing {url}"))
+        }
+    }
+}
+
 /// The name of an object or file that is written only to see whether that can be done.
 pub fn probe_name() -> String {
     format!(".nozzle-{}", uuid::Uuid::new_v4().simple())

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use arrow::datatypes::SchemaRef;
 use datafusion::{
     catalog::{CatalogProvider, CatalogProviderList, MemoryCatalogProviderList},
-    common::TableReference,
+    common::{TableReference, tree_node::TreeNodeRecursion},
     execution::{
         SendableRecordBatchStream, SessionStateBuilder,
         cache::cache_manager::CacheManagerConfig,
@@ -18,6 +18,7 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
     sql::parser::{DFParserBuilder, Statement},
 };
+use nozzle_core::{DatasetRef, Network};
 use nozzle_metadata::{MetadataStore, Snapshot};
 
 use crate::{
@@ -148,6 +149,28 @@ impl Session {
     /// The columns of a plan's answer.
     pub fn schema(plan: &LogicalPlan) -> SchemaRef {
         Arc::clone(plan.schema().inner())
+    }
+
+    /// The networks of the tables that a plan reads, each once.
+    pub fn networks(&self, plan: &LogicalPlan) -> Result<Vec<Network>, QueryError> {
+        let mut schemas: Vec<String> = vec![];
+        plan.apply_with_subqueries(|node| {
+            if let LogicalPlan::TableScan(scan) = node {
+                schemas.extend(scan.table_name.schema().map(str::to_owned));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let of_schema = |schema: &String| {
+            let reference: DatasetRef = schema.parse().ok()?;
+            let is_named = |version| reference.version.is_none_or(|wanted| wanted == version);
+            let datasets = self.snapshot.datasets.iter().map(|(dataset, _)| dataset);
+            let named = datasets.filter(|d| d.name == reference.name && is_named(d.version));
+            named.max_by_key(|dataset| dataset.version)?.network.clone()
+        };
+        let mut networks: Vec<Network> = schemas.iter().filter_map(of_schema).collect();
+        networks.sort();
+        networks.dedup();
+        Ok(networks)
     }
 
     fn check_table(&self, table: &TableReference) -> Result<(), QueryError> {

@@ -101,6 +101,7 @@ pub(super) async fn providers_are_put_replaced_listed_and_removed(database: Data
         name: name.parse().unwrap(),
         kind: DatasetKind::EvmRpc,
         network: "arbitrum-one".parse().unwrap(),
+        region: None,
         config: config.into(),
         origin,
     };

@@ -6,6 +6,7 @@
 mod commits;
 mod datasets;
 mod hints;
+mod jobs;
 mod leases;
 mod objects;
 mod opening;
@@ -180,6 +181,25 @@ rules! {
     objects::a_recorded_object_tells_when_its_lease_ended,
     objects::an_upload_is_recorded_with_its_object,
     objects::objects_are_recorded_under_live_leases_only,
+
+    jobs::the_same_live_request_is_one_job,
+    jobs::asked_for_at_once_it_is_still_one_job,
+    jobs::a_job_is_cut_into_tasks_and_complete_when_all_are_done,
+    jobs::a_head_task_that_plans_again_cuts_only_what_is_not_cut,
+    jobs::a_built_revision_is_read_when_its_job_is_complete,
+    jobs::no_task_is_claimed_twice,
+    jobs::a_silent_workers_tasks_go_to_others,
+    jobs::a_silent_worker_whose_tasks_nobody_took_goes_on,
+    jobs::a_name_belongs_to_one_living_process,
+    jobs::a_job_that_is_asked_to_stop_ends_when_its_workers_have,
+    jobs::failures_that_may_pass_are_tried_again_later,
+    jobs::only_jobs_that_have_ended_are_deleted,
+    jobs::a_dataset_with_a_live_job_is_not_removed,
+    jobs::a_workers_region_comes_first_and_starves_nobody,
+    jobs::workers_of_one_chain_are_counted,
+    jobs::work_is_told,
+    jobs::what_locations_hold_is_counted,
+    jobs::a_revision_in_use_is_not_retired,
 
     hints::own_commits_are_told_at_once,
     hints::commits_of_others_are_told_soon,

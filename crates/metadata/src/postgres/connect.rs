@@ -21,6 +21,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for one of the pool's connections, or for the server to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a connection that comes back may take to say that it is still good.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Opens the store, as [`crate::open`] says.
 pub(crate) async fn open(config: &MetadataConfig) -> Result<PostgresStore> {
     let server = Server::parse(config).map_err(|fault| fault.of("PostgreSQL"))?;
@@ -83,6 +86,7 @@ impl Server {
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(self.options.clone());
         let source = Source { pool: pool.clone(), listen: self.listen.clone() };
         Ok(PostgresStore { name: self.name.clone(), pool, source, hints: Hints::new() })
@@ -103,4 +107,12 @@ fn describe(options: &PgConnectOptions) -> String {
         None => format!("{}:{}", options.get_host(), options.get_port()),
     };
     format!("postgres://{user}@{place}/{}", options.get_database().unwrap_or(user))
+}
+
+/// Asks a connection that comes back whether it still answers, and gives it up where it does not: one
+/// that was cut off in the middle of something would take its place in the pool for minutes.
+async fn still_answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let cut_off = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await.map_err(cut_off)??;
+    Ok(true)
 }

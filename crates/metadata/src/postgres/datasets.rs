@@ -3,7 +3,7 @@
 use nozzle_core::{DatasetRef, Network, ProviderName};
 use sqlx::PgConnection;
 
-use super::{leases, now, revisions};
+use super::{jobs, leases, now, revisions};
 use crate::{
     fault::{Fault, refused},
     model::*,
@@ -49,6 +49,7 @@ pub(super) async fn all(connection: &mut PgConnection) -> Result<Vec<Dataset>, F
 /// Gives the sequence number of the retirement of its revisions, if there was any to retire.
 pub(super) async fn remove(tx: &mut PgConnection, dataset: DatasetId) -> Result<Option<CommitSeq>, Fault> {
     lock(tx, dataset).await?;
+    validate::check_no_job(jobs::live(tx, dataset).await?)?;
     let mut in_use = vec![];
     for revision in revisions::of_dataset(tx, dataset).await? {
         if revisions::lock(tx, revision.id).await? == Some(RevisionState::Retired) {
@@ -84,6 +85,7 @@ pub(super) async fn put_provider(tx: &mut PgConnection, provider: &Provider) -> 
         .bind(provider.name.as_str())
         .bind(provider.kind.as_str())
         .bind(provider.network.as_str())
+        .bind(&provider.region)
         .bind(&provider.config)
         .bind(origin_text(provider.origin))
         .execute(tx)

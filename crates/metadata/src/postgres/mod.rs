@@ -6,11 +6,17 @@
 mod commit;
 mod connect;
 mod datasets;
+mod dialect;
+#[path = "../jobs.rs"]
+#[allow(clippy::duplicate_mod, reason = "each database compiles it with its own words")]
+mod jobs;
 mod leases;
 mod migrations;
 mod revisions;
 mod segments;
 mod watch;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,6 +49,15 @@ use now;
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'; \
                      SET LOCAL idle_in_transaction_session_timeout = '30s'";
 
+/// How long any of the work below may take. A server that is cut off answers nothing, and the system
+/// notices that after a quarter of an hour only.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn within<T, E: From<sqlx::Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let cut_off = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(PATIENCE, work).await.map_err(cut_off)?
+}
+
 /// The store in a PostgreSQL database.
 #[derive(Debug)]
 pub(crate) struct PostgresStore {
@@ -50,6 +65,16 @@ pub(crate) struct PostgresStore {
     pool: PgPool,
     source: watch::Source,
     hints: Hints,
+}
+
+impl PostgresStore {
+    /// What a call that may have made work has given.
+    fn told_of_work<T>(&self, done: Result<T>) -> Result<T> {
+        if done.is_ok() {
+            self.hints.tell_of_work();
+        }
+        done
+    }
 }
 
 /// One read on a connection.
@@ -60,7 +85,7 @@ macro_rules! read {
             let $connection = &mut *pooled;
             $work.await
         };
-        read.await.map_err(|fault: Fault| fault.of(&$store.name))
+        within(read).await.map_err(|fault: Fault| fault.of(&$store.name))
     }};
 }
 
@@ -73,7 +98,7 @@ macro_rules! write {
             $transaction.commit().await?;
             Ok(done)
         };
-        write.await.map_err(|fault: Fault| fault.of(&$store.name))
+        within(write).await.map_err(|fault: Fault| fault.of(&$store.name))
     }};
 }
 
@@ -129,7 +154,7 @@ impl MetadataStore for PostgresStore {
             let mut moment = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
             revisions::of_dataset(&mut moment, dataset).await
         };
-        read.await.map_err(|fault: Fault| fault.of(&self.name))
+        within(read).await.map_err(|fault: Fault| fault.of(&self.name))
     }
 
     async fn activate_revision(&self, revision: RevisionId) -> Result<CommitSeq> {
@@ -140,6 +165,12 @@ impl MetadataStore for PostgresStore {
 
     async fn retire_revision(&self, revision: RevisionId) -> Result<()> {
         let sequence = write!(self, tx => revisions::retire(&mut tx, revision))?;
+        self.hints.tell(sequence);
+        Ok(())
+    }
+
+    async fn retire_unused_revision(&self, revision: RevisionId) -> Result<()> {
+        let sequence = write!(self, tx => jobs::retire_unused(&mut tx, revision))?;
         self.hints.tell(sequence);
         Ok(())
     }
@@ -174,6 +205,28 @@ impl MetadataStore for PostgresStore {
 
     async fn totals(&self, scan: &Scan) -> Result<LocationTotals> {
         read!(self, connection => segments::totals(connection, scan))
+    }
+
+    async fn coverage(&self, revisions: &[RevisionId]) -> Result<Vec<Coverage>> {
+        read!(self, connection => segments::coverage(connection, revisions))
+    }
+
+    async fn live_files(
+        &self,
+        locations: &[LocationId],
+        after: Option<SegmentId>,
+        limit: u32,
+    ) -> Result<Vec<(LocationId, Segment)>> {
+        read!(self, connection => segments::live_files(connection, locations, after, limit))
+    }
+
+    async fn locations(&self, after: Option<LocationId>, limit: u32) -> Result<Vec<LocationRecord>> {
+        read!(self, connection => segments::locations(connection, after, None, limit))
+    }
+
+    async fn location(&self, id: LocationId) -> Result<Option<LocationRecord>> {
+        let found = read!(self, connection => segments::locations(connection, None, Some(id), 1))?;
+        Ok(found.into_iter().next())
     }
 
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>> {
@@ -231,7 +284,8 @@ impl MetadataStore for PostgresStore {
             tx.commit().await?;
             Ok(sequence)
         };
-        let sequence = write.await.map_err(|fault: crate::fault::CommitFault| fault.of(&self.name))?;
+        let sequence =
+            within(write).await.map_err(|fault: crate::fault::CommitFault| fault.of(&self.name))?;
         self.hints.tell(sequence);
         Ok(sequence)
     }
@@ -242,5 +296,75 @@ impl MetadataStore for PostgresStore {
 
     async fn finality(&self, network: &Network) -> Result<Option<Finality>> {
         read!(self, connection => datasets::finality(connection, network))
+    }
+
+    // --- jobs -----------------------------------------------------------------------------------
+
+    async fn schedule(&self, job: &NewJob) -> Result<Scheduled> {
+        self.told_of_work(write!(self, tx => jobs::schedule(&mut tx, job)))
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        read!(self, connection => jobs::list(connection, filter))
+    }
+
+    async fn count_jobs(&self) -> Result<Vec<(JobStatus, u64)>> {
+        read!(self, connection => jobs::count(connection))
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        read!(self, connection => jobs::by_id(connection, id))
+    }
+
+    async fn stop_job(&self, id: JobId) -> Result<JobChange> {
+        self.told_of_work(write!(self, tx => jobs::stop(&mut tx, id)))
+    }
+
+    async fn delete_job(&self, id: JobId) -> Result<JobChange> {
+        write!(self, tx => jobs::delete(&mut tx, id))
+    }
+
+    async fn delete_jobs(&self, statuses: &[JobStatus]) -> Result<u64> {
+        write!(self, tx => jobs::delete_all(&mut tx, statuses))
+    }
+
+    async fn settle_jobs(&self) -> Result<()> {
+        write!(self, tx => jobs::settle_all(&mut tx))
+    }
+
+    async fn register_worker(&self, worker: &NewWorker) -> Result<Registration> {
+        write!(self, tx => jobs::register(&mut tx, worker))
+    }
+
+    async fn heartbeat(&self, worker: &WorkerHold, may_take_over: bool) -> Result<Option<Pulse>> {
+        read!(self, connection => jobs::heartbeat(connection, worker, may_take_over))
+    }
+
+    async fn retire_worker(&self, worker: &WorkerHold) -> Result<()> {
+        self.told_of_work(write!(self, tx => jobs::retire(&mut tx, worker)))
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>> {
+        read!(self, connection => jobs::workers(connection))
+    }
+
+    async fn claim_tasks(&self, worker: &WorkerHold, limit: u32, may_take_over: bool) -> Result<Vec<Task>> {
+        write!(self, tx => jobs::claim(&mut tx, worker, limit, may_take_over))
+    }
+
+    async fn plan_job(&self, claim: TaskClaim, plan: &JobPlan) -> Result<bool> {
+        self.told_of_work(write!(self, tx => jobs::plan(&mut tx, claim, plan)))
+    }
+
+    async fn finish_task(&self, claim: TaskClaim, end: &TaskEnd) -> Result<bool> {
+        let finished = self.told_of_work(write!(self, tx => jobs::finish(&mut tx, claim, end)))?;
+        if let Some(sequence) = finished.flatten() {
+            self.hints.tell(sequence);
+        }
+        Ok(finished.is_some())
+    }
+
+    fn work(&self) -> Receiver<u64> {
+        self.hints.subscribe_to_work(|told| watch::watch(self.source.clone(), told))
     }
 }

@@ -1,4 +1,4 @@
-//! Noticing the commits of other processes: by NOTIFY, and by looking now and then, since a
+//! Noticing the commits of other processes, and the work that they make: by NOTIFY, and by looking now and then, since a
 //! notification may be lost.
 
 use std::{convert::Infallible, time::Duration};
@@ -8,7 +8,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
-use super::revisions;
+use super::{dialect, revisions};
 use crate::{fault::Fault, hints::Told, model::CommitSeq};
 
 /// The channel that [`revisions::next_sequence`] notifies.
@@ -16,6 +16,9 @@ const CHANNEL: &str = "nozzle_commits";
 
 /// How often to look even though nothing was heard.
 const POLL: Duration = Duration::from_secs(5);
+
+/// How long a connection that is listened to may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// How long to wait before listening again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -48,10 +51,15 @@ async fn listen(source: &Source, told: &Told) -> Result<(), Fault> {
     let mut listener = PgListener::connect_with(&pool).await?;
     // Whoever reconnects must look again: this loop does.
     listener.eager_reconnect(false);
-    listener.listen(CHANNEL).await?;
+    listener.listen_all([CHANNEL, dialect::CHANNEL]).await?;
     look(source, told).await?;
-    while let Some(notification) = listener.try_recv().await? {
-        if let Ok(sequence) = notification.payload().parse() {
+    told.tell_of_work();
+    // A connection that was cut off gives no sign of it: after a silence it is made anew.
+    while let Ok(heard) = tokio::time::timeout(SILENCE, listener.try_recv()).await {
+        let Some(notification) = heard? else { break };
+        if notification.channel() == dialect::CHANNEL {
+            told.tell_of_work();
+        } else if let Ok(sequence) = notification.payload().parse() {
             told.tell(CommitSeq(sequence));
         }
     }

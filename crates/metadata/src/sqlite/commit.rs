@@ -2,12 +2,13 @@
 
 use sqlx::SqliteConnection;
 
-use super::{leases, revisions, segments::id_list};
+use super::{leases, revisions};
 use crate::{
     error::CommitError,
     fault::{CommitFault, Fault},
     model::*,
     rows::{Stored, StoredRow, read_all},
+    sql::id_list,
     validate::{self, bounds},
 };
 

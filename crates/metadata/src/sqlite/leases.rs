@@ -4,12 +4,12 @@ use chrono::{DateTime, Utc};
 use nozzle_core::{BlockRange, RevisionId};
 use sqlx::SqliteConnection;
 
-use super::{now, revisions, segments::id_list};
+use super::{now, revisions};
 use crate::{
     fault::{Fault, refused},
     model::*,
     rows::{LeaseRow, ObjectRow, read_all},
-    sql,
+    sql::{self, id_list},
     validate::{self, bounds},
 };
 

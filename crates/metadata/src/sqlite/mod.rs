@@ -7,6 +7,10 @@
 mod commit;
 mod connect;
 mod datasets;
+mod dialect;
+#[path = "../jobs.rs"]
+#[allow(clippy::duplicate_mod, reason = "each database compiles it with its own words")]
+mod jobs;
 mod leases;
 mod migrations;
 mod revisions;
@@ -53,13 +57,18 @@ pub(crate) struct SqliteStore {
 }
 
 impl SqliteStore {
+    /// What a call that may have made work has given.
+    fn told_of_work<T>(&self, done: Result<T>) -> Result<T> {
+        if done.is_ok() {
+            self.hints.tell_of_work();
+        }
+        done
+    }
+
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, Fault> {
         match &self.writes {
             Some(pool) => Ok(pool.begin_with("BEGIN IMMEDIATE").await?),
-            None => Err(Fault::Refused(format!(
-                "the metadata database {} cannot be written to here: it is read-only",
-                self.name
-            ))),
+            None => Err(Fault::ReadOnly),
         }
     }
 }
@@ -157,6 +166,12 @@ impl MetadataStore for SqliteStore {
         Ok(())
     }
 
+    async fn retire_unused_revision(&self, revision: RevisionId) -> Result<()> {
+        let sequence = write!(self, tx => jobs::retire_unused(&mut tx, revision))?;
+        self.hints.tell(sequence);
+        Ok(())
+    }
+
     async fn snapshot(&self) -> Result<Snapshot> {
         read!(self, connection => revisions::snapshot(connection))
     }
@@ -187,6 +202,28 @@ impl MetadataStore for SqliteStore {
 
     async fn totals(&self, scan: &Scan) -> Result<LocationTotals> {
         read!(self, connection => segments::totals(connection, scan))
+    }
+
+    async fn coverage(&self, revisions: &[RevisionId]) -> Result<Vec<Coverage>> {
+        read!(self, connection => segments::coverage(connection, revisions))
+    }
+
+    async fn live_files(
+        &self,
+        locations: &[LocationId],
+        after: Option<SegmentId>,
+        limit: u32,
+    ) -> Result<Vec<(LocationId, Segment)>> {
+        read!(self, connection => segments::live_files(connection, locations, after, limit))
+    }
+
+    async fn locations(&self, after: Option<LocationId>, limit: u32) -> Result<Vec<LocationRecord>> {
+        read!(self, connection => segments::locations(connection, after, None, limit))
+    }
+
+    async fn location(&self, id: LocationId) -> Result<Option<LocationRecord>> {
+        let found = read!(self, connection => segments::locations(connection, None, Some(id), 1))?;
+        Ok(found.into_iter().next())
     }
 
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>> {
@@ -255,5 +292,75 @@ impl MetadataStore for SqliteStore {
 
     async fn finality(&self, network: &Network) -> Result<Option<Finality>> {
         read!(self, connection => datasets::finality(connection, network))
+    }
+
+    // --- jobs -----------------------------------------------------------------------------------
+
+    async fn schedule(&self, job: &NewJob) -> Result<Scheduled> {
+        self.told_of_work(write!(self, tx => jobs::schedule(&mut tx, job)))
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        read!(self, connection => jobs::list(connection, filter))
+    }
+
+    async fn count_jobs(&self) -> Result<Vec<(JobStatus, u64)>> {
+        read!(self, connection => jobs::count(connection))
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        read!(self, connection => jobs::by_id(connection, id))
+    }
+
+    async fn stop_job(&self, id: JobId) -> Result<JobChange> {
+        self.told_of_work(write!(self, tx => jobs::stop(&mut tx, id)))
+    }
+
+    async fn delete_job(&self, id: JobId) -> Result<JobChange> {
+        write!(self, tx => jobs::delete(&mut tx, id))
+    }
+
+    async fn delete_jobs(&self, statuses: &[JobStatus]) -> Result<u64> {
+        write!(self, tx => jobs::delete_all(&mut tx, statuses))
+    }
+
+    async fn settle_jobs(&self) -> Result<()> {
+        write!(self, tx => jobs::settle_all(&mut tx))
+    }
+
+    async fn register_worker(&self, worker: &NewWorker) -> Result<Registration> {
+        write!(self, tx => jobs::register(&mut tx, worker))
+    }
+
+    async fn heartbeat(&self, worker: &WorkerHold, may_take_over: bool) -> Result<Option<Pulse>> {
+        write!(self, tx => jobs::heartbeat(&mut tx, worker, may_take_over))
+    }
+
+    async fn retire_worker(&self, worker: &WorkerHold) -> Result<()> {
+        self.told_of_work(write!(self, tx => jobs::retire(&mut tx, worker)))
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>> {
+        read!(self, connection => jobs::workers(connection))
+    }
+
+    async fn claim_tasks(&self, worker: &WorkerHold, limit: u32, may_take_over: bool) -> Result<Vec<Task>> {
+        write!(self, tx => jobs::claim(&mut tx, worker, limit, may_take_over))
+    }
+
+    async fn plan_job(&self, claim: TaskClaim, plan: &JobPlan) -> Result<bool> {
+        self.told_of_work(write!(self, tx => jobs::plan(&mut tx, claim, plan)))
+    }
+
+    async fn finish_task(&self, claim: TaskClaim, end: &TaskEnd) -> Result<bool> {
+        let finished = self.told_of_work(write!(self, tx => jobs::finish(&mut tx, claim, end)))?;
+        if let Some(sequence) = finished.flatten() {
+            self.hints.tell(sequence);
+        }
+        Ok(finished.is_some())
+    }
+
+    fn work(&self) -> Receiver<u64> {
+        self.hints.subscribe_to_work(|told| watch::watch(self.reads.clone(), told))
     }
 }

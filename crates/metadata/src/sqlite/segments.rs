@@ -1,14 +1,18 @@
 //! Reading segments.
 
 use bytes::Bytes;
-use nozzle_core::Span;
+use nozzle_core::{RevisionId, Span};
 use sqlx::SqliteConnection;
 
+use super::dialect::{ids, uuids};
 use crate::{
     fault::Fault,
     model::*,
-    rows::{FileRow, FooterRow, SegmentRow, SpanRow, TotalsRow, read_all},
-    sql,
+    rows::{
+        CoverageRow, FileRow, FooterRow, LocationRecordRow, PlacedRow, SegmentRow, SpanRow, TotalsRow,
+        read_all,
+    },
+    sql::{self, id_list},
     validate::bounds,
 };
 
@@ -35,6 +39,48 @@ pub(super) async fn totals(connection: &mut SqliteConnection, scan: &Scan) -> Re
     row.read()
 }
 
+pub(super) async fn coverage(
+    connection: &mut SqliteConnection,
+    revisions: &[RevisionId],
+) -> Result<Vec<Coverage>, Fault> {
+    let statement = sql::stored_at!(uuids!("$1"));
+    let ids: Vec<_> = revisions.iter().map(|id| format!("\"{id}\"")).collect();
+    let ids = format!("[{}]", ids.join(","));
+    let rows: Vec<CoverageRow> = sqlx::query_as(statement).bind(ids).fetch_all(connection).await?;
+    read_all(rows, CoverageRow::read)
+}
+
+pub(super) async fn live_files(
+    connection: &mut SqliteConnection,
+    locations: &[LocationId],
+    after: Option<SegmentId>,
+    limit: u32,
+) -> Result<Vec<(LocationId, Segment)>, Fault> {
+    let statement = sql::live_files!(ids!("$1"));
+    let rows: Vec<PlacedRow> = sqlx::query_as(statement)
+        .bind(id_list(locations.iter().map(|id| id.0)))
+        .bind(after.map(|id| id.0))
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?;
+    read_all(rows, PlacedRow::read)
+}
+
+pub(super) async fn locations(
+    connection: &mut SqliteConnection,
+    after: Option<LocationId>,
+    only: Option<LocationId>,
+    limit: u32,
+) -> Result<Vec<LocationRecord>, Fault> {
+    let rows: Vec<LocationRecordRow> = sqlx::query_as(sql::LOCATION_RECORDS)
+        .bind(after.map(|id| id.0))
+        .bind(only.map(|id| id.0))
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?;
+    read_all(rows, LocationRecordRow::read)
+}
+
 pub(super) async fn footers(
     connection: &mut SqliteConnection,
     segments: &[SegmentId],
@@ -54,10 +100,4 @@ pub(super) async fn file(
 ) -> Result<Option<FileRecord>, Fault> {
     let row: Option<FileRow> = sqlx::query_as(sql::FILE).bind(id.0).fetch_optional(connection).await?;
     row.map(FileRow::read).transpose()
-}
-
-/// Ids as one parameter: a JSON array, which `json_each` takes apart.
-pub(super) fn id_list(ids: impl Iterator<Item = i64>) -> String {
-    let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
-    format!("[{}]", ids.join(","))
 }

@@ -15,7 +15,7 @@ use crate::{
     cli::{self, DatasetArg, DumpArgs},
     commands::generate_manifest,
     config::Config,
-    context::{Context, WRITER_MEMORY_BYTES, holder},
+    context::{Context, holder},
     definitions::{self, Rejected},
     folder::TextFile,
     networks,
@@ -282,7 +282,7 @@ impl Dump {
     }
 
     fn options(&self, manifest: &RawManifest, fresh: bool) -> anyhow::Result<DumpOptions> {
-        let Config { writer, chain, poll_interval_secs, .. } = &self.context.config;
+        let defaults = self.context.dump_options(self.base_url.clone(), holder("dump"))?;
         Ok(DumpOptions {
             end: match self.args.end_block {
                 cli::EndBlock::Number(number) if number < manifest.start_block => bail!(
@@ -297,17 +297,9 @@ impl Dump {
             only_finalized: self.args.only_finalized_blocks || manifest.finalized_blocks_only,
             fresh,
             jobs: usize::from(self.args.n_jobs),
-            base_url: self.base_url.clone(),
             is_base_explicit: self.args.location.is_some(),
-            cut: CutPolicy {
-                partition_bytes: self.args.partition_size_mb << 20,
-                flush_interval: Duration::from_secs_f64(writer.segment_flush_interval_secs),
-            },
-            parquet: self.context.parquet_options()?,
-            writer_memory_bytes: WRITER_MEMORY_BYTES,
-            poll_interval: Duration::from_secs_f64(*poll_interval_secs),
-            reorg_depth: chain.reorg_depth,
-            holder: holder("dump"),
+            cut: CutPolicy { partition_bytes: self.args.partition_size_mb << 20, ..defaults.cut },
+            ..defaults
         })
     }
 }

@@ -10,6 +10,8 @@ mod migrate;
 mod query;
 mod restore;
 mod server;
+mod status;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dump(args) => dump::run(args, config()?).await,
         Command::Query(args) => query::run(args, config()?).await,
         Command::Server(args) => server::run(args, config()?).await,
+        Command::Worker(args) => worker::run(args, config()?).await,
+        Command::Status => status::run(config()?).await,
         Command::Check(args) => check::run(args, config()?).await,
         Command::Files(args) => files::run(args, config()?).await,
         Command::Dataset(command) => dataset::run(command, config()?).await,

@@ -58,6 +58,8 @@ pub struct Config {
     pub cache: Cache,
     /// What is assumed of chains.
     pub chain: Chain,
+    /// Who may use the servers.
+    pub auth: Auth,
     /// The folder that relative paths are relative to.
     #[serde(skip)]
     pub base: PathBuf,
@@ -127,6 +129,64 @@ pub struct Chain {
     pub reorg_depth: u64,
 }
 
+/// `[auth]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Auth {
+    /// The tokens; none: everybody who reaches a server may use it.
+    pub tokens: Vec<Token>,
+}
+
+/// One of `[auth] tokens`.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// Whose it is.
+    pub name: String,
+    /// The secret itself, or `${VAR}`.
+    pub token: String,
+    /// What it allows.
+    pub role: Role,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// To query.
+    Query,
+    /// Also all of the Admin API.
+    Admin,
+}
+
+impl Role {
+    /// Whether who has this role may do what needs the other.
+    pub fn includes(self, needed: Self) -> bool {
+        self >= needed
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("name", &self.name).field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+impl Auth {
+    /// The tokens with variables filled in.
+    pub fn filled_in(&self) -> anyhow::Result<Vec<(String, Role)>> {
+        let filled = |token: &Token| {
+            let text = crate::providers::filled_in(&token.token)
+                .with_context(|| format!("the token `{}` of auth.tokens cannot be used", token.name))?;
+            if text.is_empty() {
+                bail!("the token `{}` of auth.tokens is empty", token.name);
+            }
+            Ok((text, token.role))
+        };
+        self.tokens.iter().map(filled).collect()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -145,6 +205,7 @@ impl Default for Config {
             compaction: Compaction::default(),
             cache: Cache::default(),
             chain: Chain::default(),
+            auth: Auth::default(),
             base: PathBuf::new(),
         }
     }

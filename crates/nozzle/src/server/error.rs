@@ -35,6 +35,10 @@ pub enum ErrorCode {
     InvalidRequest,
     /// The request is larger than is taken.
     PayloadTooLarge,
+    /// No token, or one that is not known.
+    Unauthorized,
+    /// The token's role does not allow it.
+    Forbidden,
     /// Anything else.
     ExecutionError,
 }
@@ -50,17 +54,22 @@ impl ErrorCode {
             Self::ResourcesExhausted => "RESOURCES_EXHAUSTED",
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Forbidden => "FORBIDDEN",
             Self::ExecutionError => "EXECUTION_ERROR",
         }
     }
 
-    fn http(self) -> StatusCode {
+    /// The status of HTTP that goes with it.
+    pub fn http(self) -> StatusCode {
         match self {
             Self::SqlParseError | Self::InvalidPlan | Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::TableNotFound => StatusCode::NOT_FOUND,
             Self::SnapshotExpired => StatusCode::GONE,
             Self::ResourcesExhausted => StatusCode::SERVICE_UNAVAILABLE,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::ExecutionError => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -70,6 +79,8 @@ impl ErrorCode {
             Self::SqlParseError | Self::InvalidPlan | Self::InvalidRequest => Code::InvalidArgument,
             Self::TableNotFound => Code::NotFound,
             Self::ResourcesExhausted | Self::PayloadTooLarge => Code::ResourceExhausted,
+            Self::Unauthorized => Code::Unauthenticated,
+            Self::Forbidden => Code::PermissionDenied,
             Self::SnapshotExpired | Self::ExecutionError => Code::Internal,
         }
     }

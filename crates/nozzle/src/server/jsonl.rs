@@ -16,6 +16,7 @@ use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -27,6 +28,7 @@ use serde_json::json;
 
 use super::{
     admin,
+    auth::{self, Gate},
     error::{ApiError, ErrorCode},
     query::{self, Batches, Running},
 };
@@ -42,8 +44,12 @@ const LAST_LINE_TIME: Duration = Duration::from_millis(200);
 const DECIMALS: &str = "nozzle-decimals";
 
 /// The routes.
-pub fn router(engine: Arc<Engine>) -> Router {
-    Router::new().route("/", post(answer)).route("/health", get(admin::health)).with_state(engine)
+pub fn router(engine: Arc<Engine>, gate: Gate) -> Router {
+    let gated = middleware::from_fn_with_state(gate, auth::queries);
+    Router::new()
+        .route("/", post(answer).route_layer(gated))
+        .route("/health", get(admin::health))
+        .with_state(engine)
 }
 
 async fn answer(State(engine): State<Arc<Engine>>, request: Request) -> Result<Response, ApiError> {

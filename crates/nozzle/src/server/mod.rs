@@ -1,9 +1,10 @@
-//! The servers: Arrow Flight, JSON Lines, and the beginning of the Admin API.
+//! The servers: Arrow Flight, JSON Lines and the Admin API.
 //!
 //! Each is a listener of its own over the one query engine of the process. All of them stop to
 //! accept when the program is told to end, and finish what they have begun.
 
 mod admin;
+mod auth;
 mod error;
 mod flight;
 mod jsonl;
@@ -17,7 +18,8 @@ use nozzle_query::Engine;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::{config::Config, context::Context};
+use auth::Gate;
 
 /// Which servers run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,11 @@ impl Selection {
 /// Servers that have their sockets but do not answer yet.
 #[derive(Debug)]
 pub struct Bound {
+    context: Arc<Context>,
     engine: Arc<Engine>,
+    gate: Gate,
+    /// Whether this process also does jobs.
+    has_worker: bool,
     flight: Option<TcpListener>,
     jsonl: Option<TcpListener>,
     admin: Option<TcpListener>,
@@ -49,11 +55,14 @@ pub struct Bound {
 
 impl Bound {
     /// Takes the configured addresses.
-    pub async fn bind(selection: Selection, config: &Config, engine: Arc<Engine>) -> anyhow::Result<Self> {
+    pub async fn bind(selection: Selection, context: Arc<Context>, has_worker: bool) -> anyhow::Result<Self> {
+        let config: &Config = &context.config;
+        let gate = Gate::new(&config.auth)?;
+        let engine = Arc::new(context.engine()?);
         let flight = listen(selection.flight, "flight_addr", &config.flight_addr).await?;
         let jsonl = listen(selection.jsonl, "jsonl_addr", &config.jsonl_addr).await?;
         let admin = listen(selection.admin, "admin_api_addr", &config.admin_api_addr).await?;
-        Ok(Self { engine, flight, jsonl, admin })
+        Ok(Self { context, engine, gate, has_worker, flight, jsonl, admin })
     }
 
     /// Where each server listens, as a client names it.
@@ -66,7 +75,9 @@ impl Bound {
         ] {
             if let Some(listener) = listener {
                 let address = listener.local_addr()?;
-                warn_if_open(name, address);
+                if self.gate.is_open() {
+                    warn_if_open(name, address);
+                }
                 addresses.push((name, format!("{scheme}://{address}")));
             }
         }
@@ -77,13 +88,15 @@ impl Bound {
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut servers = JoinSet::new();
         if let Some(listener) = self.flight {
-            servers.spawn(flight::serve(listener, Arc::clone(&self.engine), stop.clone()));
+            servers.spawn(flight::serve(listener, Arc::clone(&self.engine), self.gate.clone(), stop.clone()));
         }
         if let Some(listener) = self.jsonl {
-            servers.spawn(serve_http(listener, jsonl::router(Arc::clone(&self.engine)), stop.clone()));
+            let router = jsonl::router(Arc::clone(&self.engine), self.gate.clone());
+            servers.spawn(serve_http(listener, router, stop.clone()));
         }
         if let Some(listener) = self.admin {
-            servers.spawn(serve_http(listener, admin::router(), stop.clone()));
+            let admin = admin::Admin::new(self.context, self.engine, self.has_worker);
+            servers.spawn(serve_http(listener, admin::router(admin, self.gate), stop.clone()));
         }
         while let Some(ended) = servers.join_next().await {
             // One that fails takes the others with it: half a server would go unnoticed.
@@ -106,7 +119,7 @@ async fn listen(wanted: bool, key: &str, address: &str) -> anyhow::Result<Option
 fn warn_if_open(name: &str, address: SocketAddr) {
     if !address.ip().is_loopback() {
         tracing::warn!(
-            "{name} on {address} answers everybody who can reach this machine: there is no authentication"
+            "{name} on {address} answers everybody who can reach this machine: there is no [auth] in the configuration"
         );
     }
 }

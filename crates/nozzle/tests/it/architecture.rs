@@ -14,7 +14,10 @@ use crate::harness::workspace;
 /// and, where it changes what a crate is for, in docs/architecture.md.
 const MAY_USE: [(&str, &str); 6] = [
     ("nozzle-core", "alloy-primitives arrow-schema serde serde_json thiserror uuid"),
-    ("nozzle-metadata", "nozzle-core async-trait bytes chrono serde sqlx thiserror tokio tracing uuid"),
+    (
+        "nozzle-metadata",
+        "nozzle-core async-trait bytes chrono serde serde_json sqlx thiserror tokio tracing uuid",
+    ),
     (
         "nozzle-sources",
         "nozzle-core alloy-primitives alloy-rlp arrow async-trait base64 bytes const-hex futures httpdate k256 \

@@ -144,7 +144,7 @@ impl Client {
             provider: config.provider.clone(),
             transport,
             next_id: AtomicU64::new(1),
-            limiter: Limiter::new(&limits(&config)),
+            limiter: config.throttle.clone().unwrap_or_else(|| Throttle::new(&config)).0,
             batch_limit: BatchLimit::new(config.batch_size),
             has_said_refused: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
@@ -335,12 +335,24 @@ impl Client {
     }
 }
 
-fn limits(config: &EvmRpcConfig) -> LimitOptions {
-    LimitOptions {
-        requests: config.request_limit(),
-        is_near: transport::is_near(&config.url),
-        calls_per_minute: config.rate_limit_per_minute,
-        patience: config.pushback_patience,
+/// How fast a provider is asked, by all sources of the process that have it together.
+#[derive(Debug, Clone)]
+pub struct Throttle(Arc<Limiter>);
+
+impl Throttle {
+    /// The limits that the configuration names.
+    pub fn new(config: &EvmRpcConfig) -> Self {
+        Self(Limiter::new(&LimitOptions {
+            requests: config.request_limit(),
+            is_near: transport::is_near(&config.url),
+            calls_per_minute: config.rate_limit_per_minute,
+            patience: config.pushback_patience,
+        }))
+    }
+
+    /// So many processes share the limits from now on, evenly.
+    pub fn share(&self, processes: u32) {
+        self.0.share(processes);
     }
 }
 

@@ -43,6 +43,10 @@ pub(crate) struct LimitOptions {
 /// What is allowed now.
 #[derive(Debug)]
 struct Limits {
+    /// The provider's limits for everybody.
+    options: LimitOptions,
+    /// How many processes share them.
+    sharers: u32,
     most: usize,
     /// Requests at a time, from one to the most.
     allowed: usize,
@@ -67,6 +71,8 @@ impl Limits {
         let interval =
             (options.calls_per_minute > 0).then(|| Duration::from_secs(60) / options.calls_per_minute);
         Self {
+            options: *options,
+            sharers: 1,
             most,
             allowed: if options.is_near { most } else { most.min(FIRST_REQUESTS) },
             doubles_to: most,
@@ -77,6 +83,21 @@ impl Limits {
             interval,
             paid_until: None,
         }
+    }
+
+    /// So many processes share the provider's limits from now on, evenly.
+    fn share(&mut self, sharers: u32) {
+        let sharers = sharers.max(1);
+        if sharers == self.sharers {
+            return;
+        }
+        self.sharers = sharers;
+        self.most = (self.options.requests / sharers as usize).max(1);
+        self.allowed = if self.options.is_near { self.most } else { self.allowed.min(self.most) };
+        self.doubles_to = self.doubles_to.max(self.allowed);
+        let per_call = |calls| Duration::from_secs(60) / calls;
+        let calls = self.options.calls_per_minute;
+        self.interval = (calls > 0).then(|| per_call(calls).saturating_mul(sharers));
     }
 
     /// An answer has come to what was sent at `sent`; `is_full` tells whether all that is allowed was
@@ -237,6 +258,11 @@ impl Limiter {
         is_patient
     }
 
+    /// So many processes share the provider's limits from now on, evenly.
+    pub fn share(&self, sharers: u32) {
+        self.change(|limits| limits.share(sharers));
+    }
+
     /// Changes the limits, and the number of turns with them.
     fn change<T>(&self, change: impl FnOnce(&mut Limits) -> T) -> T {
         let mut limits = locked(&self.limits);
@@ -300,6 +326,27 @@ mod tests {
             limits.pushed_back(at(ms), None, at(ms));
         }
         assert_eq!(limits.allowed, 1);
+    }
+
+    #[test]
+    fn processes_share_a_providers_limits_evenly() {
+        let now = Instant::now();
+        let near = LimitOptions { is_near: true, calls_per_minute: 600, ..options(12) };
+        let mut limits = Limits::new(&near);
+        let interval = |limits: &mut Limits| {
+            let first = limits.book(1, now);
+            limits.book(1, now) - first
+        };
+        assert_eq!((limits.allowed, interval(&mut limits)), (12, Duration::from_millis(100)));
+        limits.share(3);
+        assert_eq!((limits.allowed, interval(&mut limits)), (4, Duration::from_millis(300)));
+        limits.share(100);
+        assert_eq!(limits.allowed, 1, "nobody gets nothing");
+        limits.share(1);
+        assert_eq!((limits.allowed, interval(&mut limits)), (12, Duration::from_millis(100)));
+        let mut far = Limits::new(&options(64));
+        far.share(2);
+        assert_eq!((far.allowed, far.most), (FIRST_REQUESTS, 32), "it still has to show that it keeps up");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::{
     source::{BlockRows, BlockSource, Head},
 };
 use client::Client;
+pub use client::Throttle;
 use fetch::Fetch;
 use receipts::ReceiptsFrom;
 
@@ -47,6 +48,8 @@ pub struct EvmRpcConfig {
     pub concurrent_request_limit: usize,
     /// The most calls in a minute, those of a batch counted each; 0: no limit.
     pub rate_limit_per_minute: u32,
+    /// Keeps to the limits together with other sources; absent: by itself.
+    pub throttle: Option<Throttle>,
     /// How long a request is asked again that does nothing but push back.
     pub pushback_patience: Duration,
     /// The most calls of a request; none or one: no batches.
@@ -70,6 +73,7 @@ impl EvmRpcConfig {
             url,
             concurrent_request_limit: 64,
             rate_limit_per_minute: 0,
+            throttle: None,
             pushback_patience: Duration::from_secs(30),
             batch_size: 0,
             receipts_per_tx: false,

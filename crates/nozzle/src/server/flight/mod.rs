@@ -27,10 +27,14 @@ use tonic::{
 };
 
 use super::{
+    auth::Gate,
     error::ApiError,
     query::{self, Running},
 };
-use crate::output::plain::{plain_batch, plain_schema};
+use crate::{
+    config::Role,
+    output::plain::{plain_batch, plain_schema},
+};
 
 /// What the messages of Flight SQL start with, once they are unpacked.
 const FLIGHT_SQL: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
@@ -39,11 +43,16 @@ const FLIGHT_SQL: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
 pub async fn serve(
     listener: TcpListener,
     engine: Arc<Engine>,
+    gate: Gate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let gated = move |request: Request<()>| {
+        gate.check_grpc(&request.metadata().clone().into_headers(), Role::Query)?;
+        Ok(request)
+    };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
-        .add_service(FlightServiceServer::new(Flight { engine }))
+        .add_service(FlightServiceServer::with_interceptor(Flight { engine }, gated))
         .serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await })
         .await
         .context("the Arrow Flight server failed")

@@ -1,0 +1,183 @@
+//! The Admin API: datasets, jobs, workers, stored files and providers over HTTP.
+//!
+//! One module a resource; what a route takes and gives is described where it is written, and the
+//! OpenAPI document is made from that.
+
+mod datasets;
+mod docs;
+mod error;
+mod health;
+mod jobs;
+mod locations;
+mod providers;
+mod request;
+mod schema;
+mod workers;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{Method, header},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use nozzle_metadata::{CommitSeq, MetadataError};
+use nozzle_query::Engine;
+use serde_json::Value;
+use tokio::{sync::Mutex, time::Instant};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use health::health;
+
+use self::error::{AdminError, Code};
+use super::auth::Gate;
+use crate::{config::Role, context::Context, stores};
+
+/// The largest body that is taken.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// For how long it is believed whether the store can be written.
+const STORE_MEMORY: Duration = Duration::from_secs(60);
+
+/// What the routes work on.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    context: Arc<Context>,
+    engine: Arc<Engine>,
+    /// Whether this process also does jobs.
+    has_worker: bool,
+    /// Whether the store can only be read, and when that was found out.
+    store: Arc<Mutex<Option<(Instant, bool)>>>,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Nozzle Admin API",
+    description = "Datasets, jobs, workers, stored files and providers. Times are RFC 3339 in UTC."
+))]
+struct Document;
+
+impl Admin {
+    /// The routes' state.
+    pub fn new(context: Arc<Context>, engine: Arc<Engine>, has_worker: bool) -> Self {
+        Self { context, engine, has_worker, store: Arc::default() }
+    }
+
+    /// Refuses where nothing can be written: that a request would fail for another reason too does not
+    /// matter then.
+    async fn check_writable(&self) -> Result<(), AdminError> {
+        let tried = self.context.metadata.skip_sequence(CommitSeq(-1)).await;
+        // What else is wrong shows where it matters.
+        if let Err(error @ MetadataError::ReadOnly { .. }) = tried {
+            return Err(error.into());
+        }
+        let mut known = self.store.lock().await;
+        let is_read_only = match *known {
+            Some((at, is_read_only)) if at.elapsed() < STORE_MEMORY => is_read_only,
+            _ => {
+                let config = &self.context.config;
+                let found = stores::is_read_only(&config.data_dir, &config.base, &self.context.stores).await;
+                *known = Some((Instant::now(), found));
+                found
+            }
+        };
+        if is_read_only {
+            let why = "the store of the data can only be read here";
+            return Err(AdminError::new(Code::ReadOnly, why));
+        }
+        Ok(())
+    }
+}
+
+/// The routes with their description.
+fn described() -> (Router<Admin>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(datasets::list, datasets::register))
+        .routes(routes!(datasets::show, datasets::delete))
+        .routes(routes!(datasets::versions))
+        .routes(routes!(datasets::show_version, datasets::delete_version))
+        .routes(routes!(datasets::dump))
+        .routes(routes!(datasets::dump_version))
+        .routes(routes!(jobs::list, jobs::delete_ended))
+        .routes(routes!(jobs::show, jobs::delete))
+        .routes(routes!(jobs::stop))
+        .routes(routes!(workers::list))
+        .routes(routes!(workers::show))
+        .routes(routes!(locations::list))
+        .routes(routes!(locations::show, locations::delete))
+        .routes(routes!(locations::files))
+        .routes(routes!(locations::files_of_dataset))
+        .routes(routes!(locations::file))
+        .routes(routes!(providers::list, providers::create))
+        .routes(routes!(providers::show, providers::replace, providers::delete))
+        .routes(routes!(schema::schema))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .split_for_parts()
+}
+
+/// The routes.
+pub fn router(admin: Admin, gate: Gate) -> Router {
+    let (routes, document) = described();
+    let document = serde_json::to_value(document).unwrap_or_default();
+    let page = docs::page(&document);
+    let document: Arc<Value> = Arc::new(document);
+    routes
+        .route("/openapi.json", get(async move || Json(Value::clone(&document))))
+        .route("/docs", get(async move || Html(page)))
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state((admin.clone(), gate), guard))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(admin)
+}
+
+/// Who may ask, and whether anything can be written.
+async fn guard(State((admin, gate)): State<(Admin, Gate)>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let is_open = matches!(path, "/health" | "/ready" | "/docs" | "/openapi.json");
+    if !is_open && let Err(error) = gate.check(request.headers(), Role::Admin) {
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+        return (challenge, AdminError::from(error)).into_response();
+    }
+    let writes = [Method::POST, Method::PUT, Method::DELETE].contains(request.method()) && path != "/schema";
+    if writes && let Err(error) = admin.check_writable().await {
+        return error.into_response();
+    }
+    next.run(request).await
+}
+
+async fn no_route() -> AdminError {
+    AdminError::new(Code::NotFound, "there is no such route; GET /docs lists them")
+}
+
+async fn wrong_method() -> AdminError {
+    AdminError::new(Code::MethodNotAllowed, "the route is not for this method; GET /docs lists them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_once_with_its_errors() {
+        let (_, document) = described();
+        let document = serde_json::to_value(document).expect("a document");
+        let paths = document["paths"].as_object().expect("paths");
+        let operations = paths.values().flat_map(|methods| methods.as_object().expect("methods").values());
+        let mut count = 0;
+        for operation in operations {
+            assert!(operation["responses"]["default"].is_object(), "{operation}");
+            assert!(!operation["summary"].as_str().unwrap_or_default().is_empty(), "{operation}");
+            count += 1;
+        }
+        assert_eq!(count, 31);
+        let page = docs::page(&document);
+        assert!(paths.keys().all(|path| page.contains(path.as_str())));
+    }
+}

@@ -1,0 +1,196 @@
+//! Doing one task: a dump of its blocks, as the job asks for it.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use nozzle_core::{BlockRange, manifest::RawManifest, range::MAX_BLOCK};
+use nozzle_dump::{DumpError, DumpOptions, EndBlock, Part, RawDump, job::CutPolicy, plan};
+use nozzle_metadata::{JobPlan, MetadataError, Revision, Task, TaskEnd, TaskKind};
+use tokio_util::sync::CancellationToken;
+
+use super::{Worker, report, report::Log};
+use crate::{context::holder, definitions, jobs::JobRequest, report::one_line, sources, stores};
+
+/// The longest wait before a task is tried again.
+const MAX_RETRY: Duration = Duration::from_secs(300);
+
+/// Why a task has ended before its goal.
+enum Trouble {
+    /// Another try may succeed, here or elsewhere.
+    MayPass(anyhow::Error),
+    /// It will not.
+    Lasts(anyhow::Error),
+    /// The task is another worker's, or its job is to stop.
+    Lost,
+}
+
+impl From<DumpError> for Trouble {
+    fn from(error: DumpError) -> Self {
+        if error.may_pass() || matches!(error, DumpError::LeaseLost) {
+            Self::MayPass(error.into())
+        } else {
+            Self::Lasts(error.into())
+        }
+    }
+}
+
+impl From<MetadataError> for Trouble {
+    fn from(error: MetadataError) -> Self {
+        DumpError::from(error).into()
+    }
+}
+
+/// Does a task until it is done or `cancel`, and says how it is to be left.
+pub(super) async fn run(
+    worker: &Worker,
+    task: &Task,
+    cancel: &CancellationToken,
+    is_light: Arc<AtomicBool>,
+) -> TaskEnd {
+    let log = Log { label: report::label(task), is_light };
+    let doing = Doing { worker, task, cancel, log };
+    match doing.run().await {
+        Ok(_) | Err(Trouble::Lost) if cancel.is_cancelled() => TaskEnd::Released,
+        Ok(end) => end,
+        Err(Trouble::Lost) => TaskEnd::Released,
+        // Whoever is told to stop does not wait for what fails.
+        Err(Trouble::MayPass(_)) if cancel.is_cancelled() => TaskEnd::Released,
+        Err(Trouble::MayPass(error)) => {
+            let after = Duration::from_secs(1 << task.attempts.min(16)).min(MAX_RETRY);
+            TaskEnd::Retry { why: one_line(&error), after }
+        }
+        Err(Trouble::Lasts(error)) => TaskEnd::Failed { why: one_line(&error) },
+    }
+}
+
+struct Doing<'a> {
+    worker: &'a Worker,
+    task: &'a Task,
+    cancel: &'a CancellationToken,
+    log: Log,
+}
+
+impl Doing<'_> {
+    async fn run(&self) -> Result<TaskEnd, Trouble> {
+        let job = &self.task.job;
+        let request = JobRequest::of(job).map_err(Trouble::Lasts)?;
+        let manifest = definitions::of_dataset(&job.dataset).map_err(Trouble::Lasts)?;
+        let dump = self.dump(&request, &manifest).await?;
+        match self.task.kind {
+            TaskKind::Head => self.head(dump, &request).await,
+            TaskKind::Range(range) => self.range(dump, range).await,
+        }
+    }
+
+    /// Plans the job; then does what lies above what was cut off for others, or all where that is little.
+    async fn head(&self, mut dump: RawDump, request: &JobRequest) -> Result<TaskEnd, Trouble> {
+        let Some(revision) = self.unless_cancelled(self.revision(&dump)).await else {
+            return Err(Trouble::Lost);
+        };
+        let revision = revision?;
+        let Some(outlook) = self.unless_cancelled(dump.outlook(&revision, &self.log, self.cancel)).await
+        else {
+            return Err(Trouble::Lost);
+        };
+        let outlook = outlook?;
+        let ranges = plan::tasks(&outlook.settled);
+        let has_cut = !ranges.is_empty();
+        let end_block = request.end_block.and(outlook.end);
+        let plan = JobPlan { revision: revision.id, end_block, ranges };
+        if !self.worker.context.metadata.plan_job(self.task.claim, &plan).await? {
+            return Err(Trouble::Lost);
+        }
+        if let Some(end) = request.end(outlook.end) {
+            dump.options.end = end;
+        }
+        dump.options.follow = request.end_block.is_none();
+        let first = if has_cut { outlook.unsettled_from } else { dump.start_block };
+        let last = end_block.unwrap_or(MAX_BLOCK);
+        // Above what was cut off there may be nothing.
+        if let Some(blocks) = BlockRange::new(first, last) {
+            let whole_until = end_block.unwrap_or(outlook.head);
+            let switches = request.end_block.is_none();
+            dump.options.part = Some(Part { blocks, whole_until, switches });
+            let summary = dump.run_revision(revision, &self.log, self.cancel).await?;
+            report::stored(&self.log.label, &summary);
+        }
+        Ok(if has_cut { TaskEnd::Waiting } else { TaskEnd::Done })
+    }
+
+    async fn range(&self, mut dump: RawDump, blocks: BlockRange) -> Result<TaskEnd, Trouble> {
+        let revision = self.planned_revision().await?;
+        let known_head =
+            self.worker.context.metadata.finality(&dump.network).await?.map(|known| known.head.number);
+        let whole_until = self.task.job.end_block.or(known_head).unwrap_or(blocks.end());
+        dump.options.part = Some(Part { blocks, whole_until, switches: false });
+        dump.options.end = EndBlock::Number(blocks.end());
+        let summary = dump.run_revision(revision, &self.log, self.cancel).await?;
+        report::stored(&self.log.label, &summary);
+        Ok(TaskEnd::Done)
+    }
+
+    /// What was asked, unless the task is to end first: it may wait for a node for long.
+    async fn unless_cancelled<T>(&self, asked: impl Future<Output = T>) -> Option<T> {
+        self.cancel.run_until_cancelled(asked).await
+    }
+
+    /// The revision that the job writes: the planned one, else the one that is to be written now.
+    async fn revision(&self, dump: &RawDump) -> Result<Revision, Trouble> {
+        match self.task.job.revision {
+            Some(_) => self.planned_revision().await,
+            None => Ok(dump.resolve(&self.log, self.cancel).await?),
+        }
+    }
+
+    async fn planned_revision(&self) -> Result<Revision, Trouble> {
+        let job = &self.task.job;
+        let revisions = self.worker.context.metadata.revisions(job.dataset.id).await?;
+        let planned = revisions.into_iter().find(|revision| Some(revision.id) == job.revision);
+        planned.ok_or_else(|| Trouble::Lasts(anyhow!("the revision that the job writes is gone")))
+    }
+
+    async fn dump(&self, request: &JobRequest, manifest: &RawManifest) -> Result<RawDump, Trouble> {
+        let (context, job) = (&self.worker.context, &self.task.job);
+        // A database that is away comes back; a variable that is missing here may be set elsewhere; a
+        // provider may still be added.
+        let endpoints = sources::Endpoint::of_manifest(manifest, context).await;
+        let mut endpoints = endpoints.map_err(Trouble::MayPass)?;
+        for endpoint in &mut endpoints {
+            let throttle = self.worker.throttles.of(endpoint, &manifest.network).map_err(Trouble::MayPass)?;
+            endpoint.throttle = Some(throttle);
+        }
+        let source = sources::open(&endpoints, manifest, None)
+            .with_context(|| format!("opening the source of `{}` failed", job.dataset.name))
+            .map_err(Trouble::MayPass)?;
+        Ok(RawDump {
+            metadata: Arc::clone(&context.metadata),
+            stores: Arc::clone(&context.stores),
+            source,
+            dataset: job.dataset.clone(),
+            network: manifest.network.clone(),
+            start_block: manifest.start_block,
+            options: self.options(request, manifest).await?,
+        })
+    }
+
+    async fn options(&self, request: &JobRequest, manifest: &RawManifest) -> Result<DumpOptions, Trouble> {
+        let (context, config) = (&self.worker.context, &self.worker.context.config);
+        let base_url = stores::writable_folder(&config.data_dir, &config.base, &context.stores);
+        let base_url = base_url.await.map_err(Trouble::MayPass)?;
+        let holder =
+            format!("job {} on worker {}, {}", self.task.job.id, self.worker.hold.node_id, holder("worker"));
+        let defaults = context.dump_options(base_url, holder).map_err(Trouble::Lasts)?;
+        Ok(DumpOptions {
+            end: EndBlock::Latest,
+            only_finalized: request.only_finalized_blocks || manifest.finalized_blocks_only,
+            fresh: request.fresh,
+            jobs: usize::from(request.n_jobs),
+            cut: CutPolicy { partition_bytes: request.partition_size_mb << 20, ..defaults.cut },
+            writer_memory_bytes: defaults.writer_memory_bytes / self.worker.options.max_tasks.max(1),
+            ..defaults
+        })
+    }
+}

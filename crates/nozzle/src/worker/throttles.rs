@@ -1,0 +1,63 @@
+//! The limits of providers, which all tasks of this process keep together, and all workers too.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use nozzle_core::{DatasetKind, Network};
+use nozzle_sources::evm_rpc::Throttle;
+
+use crate::{providers::EvmRpcProvider, sources::Endpoint};
+
+/// One throttle for each provider.
+#[derive(Debug, Default)]
+pub struct Throttles {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    by_provider: HashMap<String, Provider>,
+    /// How many workers have tasks of each chain.
+    sharing: Vec<(DatasetKind, Network, u64)>,
+}
+
+#[derive(Debug)]
+struct Provider {
+    network: Network,
+    keys: EvmRpcProvider,
+    throttle: Throttle,
+}
+
+impl Throttles {
+    /// The throttle of a provider; a new one where its keys have changed.
+    pub fn of(&self, endpoint: &Endpoint, network: &Network) -> anyhow::Result<Throttle> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.by_provider.get(&endpoint.name)
+            && known.keys == endpoint.keys
+        {
+            return Ok(known.throttle.clone());
+        }
+        let throttle = endpoint.own_throttle()?;
+        throttle.share(sharers(&kept.sharing, network));
+        let provider =
+            Provider { network: network.clone(), keys: endpoint.keys.clone(), throttle: throttle.clone() };
+        kept.by_provider.insert(endpoint.name.clone(), provider);
+        Ok(throttle)
+    }
+
+    /// So many workers have tasks of each chain now.
+    pub fn share(&self, sharing: &[(DatasetKind, Network, u64)]) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.sharing = sharing.to_vec();
+        for provider in kept.by_provider.values() {
+            provider.throttle.share(sharers(sharing, &provider.network));
+        }
+    }
+}
+
+fn sharers(sharing: &[(DatasetKind, Network, u64)], network: &Network) -> u32 {
+    let of_chain = sharing.iter().find(|(kind, chain, _)| *kind == DatasetKind::EvmRpc && chain == network);
+    of_chain.map_or(1, |(.., workers)| u32::try_from(*workers).unwrap_or(u32::MAX)).max(1)
+}
