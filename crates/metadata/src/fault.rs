@@ -58,6 +58,18 @@ pub(crate) fn refused<T>(why: impl Into<String>) -> Result<T, Fault> {
 }
 
 impl Fault {
+    /// Whether the server has closed the connection.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        match self {
+            Self::Sql(sqlx::Error::Io(error)) => error.kind() != std::io::ErrorKind::TimedOut,
+            // Ended by an administrator, or by a crash of the server.
+            Self::Sql(sqlx::Error::Database(refusal)) => {
+                refusal.code().is_some_and(|code| code == "57P01" || code == "57P02")
+            }
+            _ => false,
+        }
+    }
+
     /// The error for the caller, about the database of that name.
     pub(crate) fn of(self, database: &str) -> MetadataError {
         match self {

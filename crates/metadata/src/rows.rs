@@ -472,6 +472,29 @@ impl LeaseRow {
     }
 }
 
+/// A lease with one of the tables of its revision.
+#[derive(Debug, FromRow)]
+pub(crate) struct HeldTableRow {
+    lease_id: i64,
+    start_block: i64,
+    end_block: i64,
+    #[sqlx(flatten)]
+    table: LocationRow,
+}
+
+impl HeldTableRow {
+    /// The lease and its tables; `None` where there are no rows.
+    pub(crate) fn read_all(rows: Vec<Self>) -> Read<Option<(Lease, Vec<Location>)>> {
+        let Some(first) = rows.first() else { return Ok(None) };
+        let lease = Lease {
+            id: LeaseId(first.lease_id),
+            revision: RevisionId(first.table.revision_id),
+            range: range(first.start_block, first.end_block)?,
+        };
+        Ok(Some((lease, read_all(rows, |row| row.table.read())?)))
+    }
+}
+
 #[derive(Debug, FromRow)]
 pub(crate) struct ObjectRow {
     lease_id: i64,

@@ -283,11 +283,18 @@ pub(crate) fn check_object(
     name: &str,
 ) -> Result<(), Fault> {
     if tables.iter().all(|table| table.id != location) {
-        return refused(format!(
-            "the location {location} is not one of the revision of the lease {}",
-            lease.id
-        ));
+        return refuse_location(lease.id, location);
     }
+    check_object_name(name)
+}
+
+/// A location that the holder of the lease does not write.
+pub(crate) fn refuse_location(lease: LeaseId, location: LocationId) -> Result<(), Fault> {
+    refused(format!("the location {location} is not one of the revision of the lease {lease}"))
+}
+
+/// The name of an object that is to be recorded.
+pub(crate) fn check_object_name(name: &str) -> Result<(), Fault> {
     if name.is_empty() || name.contains('/') {
         return refused(format!("`{name}` is not the name of an object in a folder"));
     }
@@ -295,8 +302,8 @@ pub(crate) fn check_object(
 }
 
 /// An object's name belongs to the lease that recorded it first.
-pub(crate) fn check_recorded(lease: &Lease, name: &str, recorded_under: LeaseId) -> Result<(), Fault> {
-    if recorded_under == lease.id {
+pub(crate) fn check_recorded(lease: LeaseId, name: &str, recorded_under: LeaseId) -> Result<(), Fault> {
+    if recorded_under == lease {
         return Ok(());
     }
     refused(format!("the object `{name}` is already recorded under the lease {recorded_under}"))

@@ -1,11 +1,14 @@
 //! Making written segments visible.
 //!
 //! The revision and then the lease are locked while the commit is looked at; the commit counter,
-//! for which commits of all revisions wait, only while it is written.
+//! for which commits of all revisions wait, only while it is written. The database may be far away: each
+//! of the three is one statement.
+
+use std::collections::HashSet;
 
 use sqlx::PgConnection;
 
-use super::{leases, revisions};
+use super::{leases, now};
 use crate::{
     error::CommitError,
     fault::{CommitFault, Fault},
@@ -17,7 +20,9 @@ use crate::{
 /// The live segments of all locations of the revision `$1` that share a block with one of the
 /// ranges `$2..=$3`. `OFFSET 0` has the planner go by each location and range: as a plain join it
 /// expects half of a location below a block and half above another, and reads all of it.
-pub(crate) const LIVE: &str = "
+macro_rules! live {
+    () => {
+        "
     SELECT live.*
     FROM locations l
     CROSS JOIN UNNEST($2::bigint[], $3::bigint[]) AS looked_at (first, last)
@@ -31,128 +36,100 @@ pub(crate) const LIVE: &str = "
                WHERE b.location_id = l.id AND b.replaced_seq IS NULL AND b.start_block <= looked_at.first
                ORDER BY b.start_block DESC LIMIT 1), looked_at.first)
         OFFSET 0) AS live
-    WHERE l.revision_id = $1";
+    WHERE l.revision_id = $1"
+    };
+}
+#[cfg(test)]
+pub(crate) const LIVE: &str = live!();
+
+/// With the replaced segments `$4`, live or not.
+macro_rules! looked_at {
+    ($live:expr) => {
+        concat!(
+            $live,
+            " UNION SELECT id, location_id, start_block, end_block, prev_hash, hash, replaced_seq
+                FROM segments WHERE id = ANY($4)"
+        )
+    };
+}
 
 pub(super) async fn commit(tx: &mut PgConnection, commit: &Commit) -> Result<CommitSeq, CommitFault> {
-    let Some(lease) = leases::lock_with_revision(tx, commit.lease).await? else {
+    let Some((lease, tables)) = leases::lock_with_tables(tx, commit.lease).await? else {
         return Err(CommitError::LeaseLost(commit.lease).into());
     };
-    let tables = revisions::locations(tx, lease.revision).await?;
     validate::check_form(commit, lease.range, &tables)?;
-    validate::check_replaced(commit, lease.range, &tables, &replaced(tx, commit).await?)?;
-    validate::check_neighbours(commit, &tables, &live(tx, &lease, commit).await?)?;
-    leases::renew(tx, &[lease.id]).await?;
-
-    let sequence = revisions::next_sequence(tx).await?;
-    // What is replaced goes first: what is added may begin at the same block.
-    replace(tx, commit, sequence).await?;
-    if !commit.added.is_empty() {
-        add(tx, &commit.added, sequence).await?;
-        add_files(tx, &commit.added).await?;
-    }
-    Ok(sequence)
+    let found = look(tx, &lease, commit).await?;
+    let to_replace: HashSet<_> = commit.replaced.iter().collect();
+    let (replaced, beside): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|stored| to_replace.contains(&stored.id));
+    validate::check_replaced(commit, lease.range, &tables, &replaced)?;
+    validate::check_neighbours(commit, &tables, &beside)?;
+    Ok(write_down(tx, commit).await?)
 }
 
-async fn replaced(tx: &mut PgConnection, commit: &Commit) -> Result<Vec<Stored>, Fault> {
-    if commit.replaced.is_empty() {
-        return Ok(vec![]);
-    }
-    let rows: Vec<StoredRow> = sqlx::query_as(
-        "SELECT id AS segment_id, location_id, start_block, end_block, prev_hash, hash, replaced_seq
-         FROM segments WHERE id = ANY($1)",
-    )
-    .bind(replaced_ids(commit))
-    .fetch_all(tx)
-    .await?;
-    read_all(rows, StoredRow::read)
-}
-
-fn replaced_ids(commit: &Commit) -> Vec<i64> {
-    commit.replaced.iter().map(|id| id.0).collect()
-}
-
-/// The live segments in and beside the blocks that are added.
-async fn live(tx: &mut PgConnection, lease: &Lease, commit: &Commit) -> Result<Vec<Stored>, Fault> {
+/// The segments that the commit replaces, and the live ones in and beside the blocks that it adds.
+async fn look(tx: &mut PgConnection, lease: &Lease, commit: &Commit) -> Result<Vec<Stored>, Fault> {
     let ranges = validate::looked_at(commit);
-    if ranges.is_empty() {
-        return Ok(vec![]);
-    }
-    let rows: Vec<StoredRow> = sqlx::query_as(LIVE)
+    let rows: Vec<StoredRow> = sqlx::query_as(looked_at!(live!()))
         .bind(lease.revision.0)
         .bind(column(ranges.iter().map(|range| bounds(*range).0)))
         .bind(column(ranges.iter().map(|range| bounds(*range).1)))
+        .bind(column(commit.replaced.iter().map(|id| id.0)))
         .fetch_all(tx)
         .await?;
     read_all(rows, StoredRow::read)
 }
 
-async fn replace(tx: &mut PgConnection, commit: &Commit, sequence: CommitSeq) -> Result<(), Fault> {
-    if commit.replaced.is_empty() {
-        return Ok(());
-    }
-    sqlx::query("UPDATE segments SET replaced_seq = $2 WHERE id = ANY($1)")
-        .bind(replaced_ids(commit))
-        .bind(sequence.0)
-        .execute(tx)
-        .await?;
-    Ok(())
-}
+/// Takes the next sequence number and writes all of the commit under it. Whoever wants a number waits for
+/// this one until the transaction has ended. What is replaced goes first, as what is added may begin at
+/// the same block: the insertion asks for the number of rows that were replaced. Objects that are taken up
+/// are no longer recorded as left.
+const WRITE_DOWN: &str = concat!(
+    "WITH counter AS (UPDATE commit_counter SET sequence = sequence + 1 RETURNING sequence),
+          renewed AS (UPDATE leases SET heartbeat_at = ",
+    now!(),
+    " WHERE id = $1),
+          replaced AS (UPDATE segments SET replaced_seq = (SELECT sequence FROM counter)
+                       WHERE id = ANY($2) RETURNING id),
+          new AS (SELECT * FROM UNNEST($3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[], $7::bytea[], $8::text[],
+                                       $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bytea[])
+                  AS new (location_id, start_block, end_block, prev_hash, hash, file_name,
+                          size_bytes, row_count, e_tag, object_version, footer)),
+          added AS (INSERT INTO segments (location_id, start_block, end_block, prev_hash, hash, file_name,
+                                          size_bytes, row_count, e_tag, object_version, added_seq)
+                    SELECT location_id, start_block, end_block, prev_hash, hash, file_name,
+                           size_bytes, row_count, e_tag, object_version, (SELECT sequence FROM counter)
+                    FROM new WHERE (SELECT COUNT(*) FROM replaced) >= 0
+                    RETURNING id, location_id, start_block),
+          footed AS (INSERT INTO footers (segment_id, footer)
+                     SELECT added.id, new.footer FROM added JOIN new USING (location_id, start_block)
+                     WHERE new.footer IS NOT NULL),
+          taken_up AS (DELETE FROM recorded_objects WHERE (location_id, name) IN (SELECT location_id, file_name FROM new))
+     SELECT sequence FROM (SELECT sequence, pg_notify('nozzle_commits', sequence::text) FROM counter) told"
+);
 
-/// One statement for all segments, a parameter for each column.
-async fn add(tx: &mut PgConnection, added: &[NewSegment], sequence: CommitSeq) -> Result<(), Fault> {
-    let ranges = || added.iter().map(|segment| bounds(segment.span.range));
-    let files = || added.iter().map(|segment| segment.file.as_ref().map(|new| &new.file));
-    let statement = "
-        INSERT INTO segments (location_id, start_block, end_block, prev_hash, hash,
-                              file_name, size_bytes, row_count, e_tag, object_version, added_seq)
-        SELECT new.*, $11 FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[],
-                                      $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::text[]) AS new";
-    sqlx::query(statement)
-        .bind(column(added.iter().map(|segment| segment.location.0)))
+async fn write_down(tx: &mut PgConnection, commit: &Commit) -> Result<CommitSeq, Fault> {
+    let added = || commit.added.iter();
+    let ranges = || added().map(|segment| bounds(segment.span.range));
+    let new = || added().map(|segment| segment.file.as_ref());
+    let files = || new().map(|new| new.map(|new| &new.file));
+    let sequence: i64 = sqlx::query_scalar(WRITE_DOWN)
+        .bind(commit.lease.0)
+        .bind(column(commit.replaced.iter().map(|id| id.0)))
+        .bind(column(added().map(|segment| segment.location.0)))
         .bind(column(ranges().map(|(start, _)| start)))
         .bind(column(ranges().map(|(_, end)| end)))
-        .bind(column(added.iter().map(|segment| segment.span.prev_hash.as_slice())))
-        .bind(column(added.iter().map(|segment| segment.span.hash.as_slice())))
+        .bind(column(added().map(|segment| segment.span.prev_hash.as_slice())))
+        .bind(column(added().map(|segment| segment.span.hash.as_slice())))
         .bind(column(files().map(|file| file.map(|file| file.name.as_str()))))
         .bind(column(files().map(|file| file.map(|file| file.size_bytes as i64))))
         .bind(column(files().map(|file| file.map(|file| file.rows as i64))))
         .bind(column(files().map(|file| file.and_then(|file| file.e_tag.as_deref()))))
         .bind(column(files().map(|file| file.and_then(|file| file.version.as_deref()))))
-        .bind(sequence.0)
-        .execute(tx)
+        .bind(column(new().map(|new| new.map(|new| &new.footer[..]))))
+        .fetch_one(tx)
         .await?;
-    Ok(())
-}
-
-/// The footers of the segments just added, found again as the live ones that begin where they do;
-/// their objects are no longer recorded as not taken up.
-async fn add_files(tx: &mut PgConnection, added: &[NewSegment]) -> Result<(), Fault> {
-    let files = || added.iter().filter_map(|segment| Some((segment, segment.file.as_ref()?)));
-    if files().next().is_none() {
-        return Ok(());
-    }
-    let locations = column(files().map(|(segment, _)| segment.location.0));
-    sqlx::query(
-        "INSERT INTO footers (segment_id, footer)
-         SELECT s.id, new.footer
-         FROM UNNEST($1::bigint[], $2::bigint[], $3::bytea[]) AS new (location_id, start_block, footer)
-         JOIN segments s ON s.location_id = new.location_id AND s.start_block = new.start_block
-                        AND s.replaced_seq IS NULL",
-    )
-    .bind(&locations)
-    .bind(column(files().map(|(segment, _)| bounds(segment.span.range).0)))
-    .bind(column(files().map(|(_, new)| &new.footer[..])))
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query(
-        "DELETE FROM recorded_objects
-         WHERE (location_id, name) IN (SELECT * FROM UNNEST($1::bigint[], $2::text[]))",
-    )
-    .bind(&locations)
-    .bind(column(files().map(|(_, new)| new.file.name.as_str())))
-    .execute(tx)
-    .await?;
-    Ok(())
+    Ok(CommitSeq(sequence))
 }
 
 fn column<T>(values: impl Iterator<Item = T>) -> Vec<T> {

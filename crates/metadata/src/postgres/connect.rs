@@ -1,6 +1,10 @@
 //! Opening a PostgreSQL database.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection,
@@ -20,6 +24,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a call waits for one of the pool's connections, or for the server to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A connection that nobody has used for so long is asked whether it still answers before it is used.
+/// Before each use would cost as much as the use itself where the database is far away.
+const LONG_IDLE: Duration = Duration::from_secs(1);
 
 /// How long a connection that comes back may take to say that it is still good.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,13 +91,24 @@ impl Server {
             migrations::migrate(&mut connection, &self.name).await?;
         }
         connection.close().await?;
+        let doubt = Doubt::default();
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire({
+                let doubt = doubt.clone();
+                move |connection, about| {
+                    let is_trusted = about.idle_for < LONG_IDLE && !doubt.concerns(about.idle_for);
+                    Box::pin(
+                        async move { if is_trusted { Ok(true) } else { still_answers(connection).await } },
+                    )
+                }
+            })
             .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(self.options.clone());
         let source = Source { pool: pool.clone(), listen: self.listen.clone() };
-        Ok(PostgresStore { name: self.name.clone(), pool, source, hints: Hints::new() })
+        Ok(PostgresStore { name: self.name.clone(), pool, doubt, source, hints: Hints::new() })
     }
 
     async fn migrate(&self) -> Result<Migrated, Fault> {
@@ -97,6 +116,23 @@ impl Server {
         let applied = migrations::migrate(&mut connection, &self.name).await?;
         connection.close().await?;
         Ok(Migrated { applied })
+    }
+}
+
+/// That a connection was found dead: whatever was idle at that time may be so too.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Doubt(Arc<Mutex<Option<Instant>>>);
+
+impl Doubt {
+    /// A connection was found dead.
+    pub(super) fn arise(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection that has been idle for so long is to be asked first.
+    fn concerns(&self, idle_for: Duration) -> bool {
+        let arose = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        arose.is_some_and(|at| at.elapsed() <= idle_for)
     }
 }
 
@@ -109,8 +145,8 @@ fn describe(options: &PgConnectOptions) -> String {
     format!("postgres://{user}@{place}/{}", options.get_database().unwrap_or(user))
 }
 
-/// Asks a connection that comes back whether it still answers, and gives it up where it does not: one
-/// that was cut off in the middle of something would take its place in the pool for minutes.
+/// Asks a connection whether it still answers, and gives it up where it does not: one that was cut off in
+/// the middle of something would take its place in the pool for minutes.
 async fn still_answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let cut_off = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
     tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await.map_err(cut_off)??;

@@ -11,7 +11,7 @@ use super::{now, revisions};
 use crate::{
     fault::{Fault, refused},
     model::*,
-    rows::{LeaseRow, ObjectRow, read_all},
+    rows::{HeldTableRow, LeaseRow, ObjectRow, read_all},
     sql,
     validate::{self, bounds},
 };
@@ -126,8 +126,27 @@ async fn lock_one(tx: &mut PgConnection, id: LeaseId) -> Result<Option<Lease>, F
     Ok(row.map(LeaseRow::read).transpose()?.map(|held| held.lease))
 }
 
-/// As [`lock_one`], after the lease's revision: who holds both may change what is stored of it.
-pub(super) async fn lock_with_revision(tx: &mut PgConnection, id: LeaseId) -> Result<Option<Lease>, Fault> {
+/// A lease that has not ended, with the tables of its revision. The revision is locked, and then the lease:
+/// who holds both may change what is stored. Tables never change; the lease is looked at again once it is
+/// locked.
+pub(super) async fn lock_with_tables(
+    tx: &mut PgConnection,
+    id: LeaseId,
+) -> Result<Option<(Lease, Vec<Location>)>, Fault> {
+    let statement = "WITH revision AS MATERIALIZED (
+             SELECT id FROM revisions WHERE id = (SELECT revision_id FROM leases WHERE id = $1) FOR UPDATE),
+              lease AS MATERIALIZED (
+             SELECT l.* FROM leases l JOIN revision r ON r.id = l.revision_id
+             WHERE l.id = $1 AND l.ended_at IS NULL FOR UPDATE OF l)
+         SELECT e.id AS lease_id, e.start_block, e.end_block,
+                t.revision_id, t.id AS location_id, t.table_name, t.url, t.schema
+         FROM lease e JOIN locations t ON t.revision_id = e.revision_id ORDER BY t.ordinal";
+    let rows: Vec<HeldTableRow> = sqlx::query_as(statement).bind(id.0).fetch_all(tx).await?;
+    HeldTableRow::read_all(rows)
+}
+
+/// As [`lock_one`], after the lease's revision.
+async fn lock_with_revision(tx: &mut PgConnection, id: LeaseId) -> Result<Option<Lease>, Fault> {
     let revision: Option<uuid::Uuid> = sqlx::query_scalar("SELECT revision_id FROM leases WHERE id = $1")
         .bind(id.0)
         .fetch_optional(&mut *tx)
@@ -160,18 +179,31 @@ pub(super) async fn widen(
     Ok(Ok(Lease { range, ..lease }))
 }
 
+/// One statement, as it comes before each upload. The lease is locked, so that it does not end meanwhile.
 pub(super) async fn record_object(
-    tx: &mut PgConnection,
+    connection: &mut PgConnection,
     id: LeaseId,
     location: LocationId,
     name: &str,
 ) -> Result<(), Fault> {
-    let Some(lease) = lock_one(tx, id).await? else { return refused(format!("the lease {id} has ended")) };
-    let tables = revisions::locations(tx, lease.revision).await?;
-    validate::check_object(&lease, &tables, location, name)?;
-    let recorded: i64 =
-        sqlx::query_scalar(sql::RECORD_OBJECT).bind(location.0).bind(name).bind(id.0).fetch_one(tx).await?;
-    validate::check_recorded(&lease, name, LeaseId(recorded))
+    validate::check_object_name(name)?;
+    let statement = "WITH lease AS MATERIALIZED (
+             SELECT id, revision_id FROM leases WHERE id = $3 AND ended_at IS NULL FOR UPDATE),
+              location AS MATERIALIZED (
+             SELECT t.id FROM locations t JOIN lease l ON l.revision_id = t.revision_id WHERE t.id = $1),
+              recorded AS (
+             INSERT INTO recorded_objects (location_id, name, lease_id)
+             SELECT location.id, $2, lease.id FROM location, lease
+             ON CONFLICT (location_id, name) DO UPDATE SET lease_id = recorded_objects.lease_id
+             RETURNING lease_id)
+         SELECT EXISTS (SELECT 1 FROM lease), (SELECT lease_id FROM recorded)";
+    let (is_held, recorded): (bool, Option<i64>) =
+        sqlx::query_as(statement).bind(location.0).bind(name).bind(id.0).fetch_one(connection).await?;
+    match recorded {
+        Some(recorded) => validate::check_recorded(id, name, LeaseId(recorded)),
+        None if is_held => validate::refuse_location(id, location),
+        None => refused(format!("the lease {id} has ended")),
+    }
 }
 
 pub(super) async fn record_upload(

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, Transaction};
 use tokio::sync::watch::Receiver;
 
 use crate::{
@@ -63,11 +63,29 @@ async fn within<T, E: From<sqlx::Error>>(work: impl Future<Output = Result<T, E>
 pub(crate) struct PostgresStore {
     name: String,
     pool: PgPool,
+    doubt: connect::Doubt,
     source: watch::Source,
     hints: Hints,
 }
 
 impl PostgresStore {
+    /// Begins a transaction that changes something.
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>, Fault> {
+        match self.pool.begin_with(BEGIN).await.map_err(Fault::from) {
+            Err(fault) if self.has_died(&fault) => Ok(self.pool.begin_with(BEGIN).await?),
+            begun => begun,
+        }
+    }
+
+    /// Whether a connection of the pool was dead when it was used: another one may be better.
+    fn has_died(&self, fault: &Fault) -> bool {
+        let has_died = fault.is_cut_off();
+        if has_died {
+            self.doubt.arise();
+        }
+        has_died
+    }
+
     /// What a call that may have made work has given.
     fn told_of_work<T>(&self, done: Result<T>) -> Result<T> {
         if done.is_ok() {
@@ -77,15 +95,22 @@ impl PostgresStore {
     }
 }
 
-/// One read on a connection.
-macro_rules! read {
+/// One statement on a connection, or several that only read.
+macro_rules! ask {
     ($store:ident, $connection:ident => $work:expr) => {{
-        let read = async {
+        let once = async || {
             let mut pooled = $store.pool.acquire().await?;
             let $connection = &mut *pooled;
             $work.await
         };
-        within(read).await.map_err(|fault: Fault| fault.of(&$store.name))
+        let ask = async {
+            match once().await {
+                // Each of these may be done twice: the answer may have been lost after the deed.
+                Err(fault) if $store.has_died(&fault) => once().await,
+                done => done,
+            }
+        };
+        within(ask).await.map_err(|fault: Fault| fault.of(&$store.name))
     }};
 }
 
@@ -93,7 +118,7 @@ macro_rules! read {
 macro_rules! write {
     ($store:ident, $transaction:ident => $work:expr) => {{
         let write = async {
-            let mut $transaction = $store.pool.begin_with(BEGIN).await?;
+            let mut $transaction = $store.begin().await?;
             let done = $work.await?;
             $transaction.commit().await?;
             Ok(done)
@@ -117,11 +142,11 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn dataset(&self, reference: &DatasetRef) -> Result<Option<Dataset>> {
-        read!(self, connection => datasets::by_reference(connection, reference))
+        ask!(self, connection => datasets::by_reference(connection, reference))
     }
 
     async fn datasets(&self) -> Result<Vec<Dataset>> {
-        read!(self, connection => datasets::all(connection))
+        ask!(self, connection => datasets::all(connection))
     }
 
     async fn remove_dataset(&self, dataset: DatasetId) -> Result<()> {
@@ -137,7 +162,7 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn providers(&self) -> Result<Vec<Provider>> {
-        read!(self, connection => datasets::providers(connection))
+        ask!(self, connection => datasets::providers(connection))
     }
 
     async fn remove_provider(&self, name: &ProviderName) -> Result<bool> {
@@ -176,15 +201,15 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {
-        read!(self, connection => revisions::snapshot(connection))
+        ask!(self, connection => revisions::snapshot(connection))
     }
 
     async fn clock(&self) -> Result<DateTime<Utc>> {
-        read!(self, connection => leases::clock(connection))
+        ask!(self, connection => leases::clock(connection))
     }
 
     async fn sequence(&self) -> Result<CommitSeq> {
-        read!(self, connection => revisions::sequence(connection))
+        ask!(self, connection => revisions::sequence(connection))
     }
 
     async fn skip_sequence(&self, sequence: CommitSeq) -> Result<()> {
@@ -192,23 +217,23 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn known_revisions(&self, ids: &[RevisionId]) -> Result<Vec<RevisionId>> {
-        read!(self, connection => revisions::known(connection, ids))
+        ask!(self, connection => revisions::known(connection, ids))
     }
 
     async fn segments(&self, scan: &Scan) -> Result<Vec<Segment>> {
-        read!(self, connection => segments::list(connection, scan))
+        ask!(self, connection => segments::list(connection, scan))
     }
 
     async fn spans(&self, scan: &Scan) -> Result<Vec<Span>> {
-        read!(self, connection => segments::spans(connection, scan))
+        ask!(self, connection => segments::spans(connection, scan))
     }
 
     async fn totals(&self, scan: &Scan) -> Result<LocationTotals> {
-        read!(self, connection => segments::totals(connection, scan))
+        ask!(self, connection => segments::totals(connection, scan))
     }
 
     async fn coverage(&self, revisions: &[RevisionId]) -> Result<Vec<Coverage>> {
-        read!(self, connection => segments::coverage(connection, revisions))
+        ask!(self, connection => segments::coverage(connection, revisions))
     }
 
     async fn live_files(
@@ -217,24 +242,24 @@ impl MetadataStore for PostgresStore {
         after: Option<SegmentId>,
         limit: u32,
     ) -> Result<Vec<(LocationId, Segment)>> {
-        read!(self, connection => segments::live_files(connection, locations, after, limit))
+        ask!(self, connection => segments::live_files(connection, locations, after, limit))
     }
 
     async fn locations(&self, after: Option<LocationId>, limit: u32) -> Result<Vec<LocationRecord>> {
-        read!(self, connection => segments::locations(connection, after, None, limit))
+        ask!(self, connection => segments::locations(connection, after, None, limit))
     }
 
     async fn location(&self, id: LocationId) -> Result<Option<LocationRecord>> {
-        let found = read!(self, connection => segments::locations(connection, None, Some(id), 1))?;
+        let found = ask!(self, connection => segments::locations(connection, None, Some(id), 1))?;
         Ok(found.into_iter().next())
     }
 
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>> {
-        read!(self, connection => segments::footers(connection, segments))
+        ask!(self, connection => segments::footers(connection, segments))
     }
 
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>> {
-        read!(self, connection => segments::file(connection, id))
+        ask!(self, connection => segments::file(connection, id))
     }
 
     fn commits(&self) -> Receiver<CommitSeq> {
@@ -246,7 +271,7 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<LeaseId>> {
-        write!(self, tx => leases::renew(&mut tx, leases))
+        ask!(self, connection => leases::renew(connection, leases))
     }
 
     async fn widen(&self, lease: LeaseId, range: BlockRange) -> Result<Result<Lease, Vec<HeldLease>>> {
@@ -258,28 +283,28 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn leases(&self, revision: RevisionId) -> Result<Vec<HeldLease>> {
-        read!(self, connection => leases::live(connection, revision))
+        ask!(self, connection => leases::live(connection, revision))
     }
 
     async fn record_object(&self, lease: LeaseId, location: LocationId, name: &str) -> Result<()> {
-        write!(self, tx => leases::record_object(&mut tx, lease, location, name))
+        ask!(self, connection => leases::record_object(connection, lease, location, name))
     }
 
     async fn record_upload(&self, location: LocationId, name: &str, upload: &str) -> Result<()> {
-        write!(self, tx => leases::record_upload(&mut tx, location, name, upload))
+        ask!(self, connection => leases::record_upload(connection, location, name, upload))
     }
 
     async fn recorded_objects(&self) -> Result<Vec<RecordedObject>> {
-        read!(self, connection => leases::recorded_objects(connection))
+        ask!(self, connection => leases::recorded_objects(connection))
     }
 
     async fn forget_object(&self, location: LocationId, name: &str) -> Result<()> {
-        write!(self, tx => leases::forget_object(&mut tx, location, name))
+        ask!(self, connection => leases::forget_object(connection, location, name))
     }
 
     async fn commit(&self, commit: &Commit) -> Result<CommitSeq, CommitError> {
         let write = async {
-            let mut tx = self.pool.begin_with(BEGIN).await?;
+            let mut tx = self.begin().await?;
             let sequence = commit::commit(&mut tx, commit).await?;
             tx.commit().await?;
             Ok(sequence)
@@ -291,11 +316,11 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn set_finality(&self, network: &Network, finality: &Finality) -> Result<()> {
-        write!(self, tx => datasets::set_finality(&mut tx, network, finality))
+        ask!(self, connection => datasets::set_finality(connection, network, finality))
     }
 
     async fn finality(&self, network: &Network) -> Result<Option<Finality>> {
-        read!(self, connection => datasets::finality(connection, network))
+        ask!(self, connection => datasets::finality(connection, network))
     }
 
     // --- jobs -----------------------------------------------------------------------------------
@@ -305,15 +330,15 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        read!(self, connection => jobs::list(connection, filter))
+        ask!(self, connection => jobs::list(connection, filter))
     }
 
     async fn count_jobs(&self) -> Result<Vec<(JobStatus, u64)>> {
-        read!(self, connection => jobs::count(connection))
+        ask!(self, connection => jobs::count(connection))
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
-        read!(self, connection => jobs::by_id(connection, id))
+        ask!(self, connection => jobs::by_id(connection, id))
     }
 
     async fn stop_job(&self, id: JobId) -> Result<JobChange> {
@@ -337,7 +362,7 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn heartbeat(&self, worker: &WorkerHold, may_take_over: bool) -> Result<Option<Pulse>> {
-        read!(self, connection => jobs::heartbeat(connection, worker, may_take_over))
+        ask!(self, connection => jobs::heartbeat(connection, worker, may_take_over))
     }
 
     async fn retire_worker(&self, worker: &WorkerHold) -> Result<()> {
@@ -345,7 +370,7 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn workers(&self) -> Result<Vec<Worker>> {
-        read!(self, connection => jobs::workers(connection))
+        ask!(self, connection => jobs::workers(connection))
     }
 
     async fn claim_tasks(&self, worker: &WorkerHold, limit: u32, may_take_over: bool) -> Result<Vec<Task>> {

@@ -7,10 +7,7 @@ use super::{datasets, now};
 use crate::{
     fault::{Fault, refused},
     model::*,
-    rows::{
-        LocationRow, RevisionRow, SnapshotRow, read_all, read_revisions, read_snapshot, read_state,
-        state_text,
-    },
+    rows::{LocationRow, RevisionRow, SnapshotRow, read_revisions, read_snapshot, read_state, state_text},
     sql, validate,
 };
 
@@ -58,11 +55,6 @@ pub(super) async fn of_dataset(
     let locations: Vec<LocationRow> =
         sqlx::query_as(sql::LOCATIONS_OF_DATASET).bind(dataset.0).fetch_all(connection).await?;
     read_revisions(revisions, locations)
-}
-
-pub(super) async fn locations(connection: &mut PgConnection, id: RevisionId) -> Result<Vec<Location>, Fault> {
-    let rows: Vec<LocationRow> = sqlx::query_as(sql::LOCATIONS).bind(id.0).fetch_all(connection).await?;
-    read_all(rows, LocationRow::read)
 }
 
 pub(super) async fn activate(tx: &mut PgConnection, id: RevisionId) -> Result<CommitSeq, Fault> {

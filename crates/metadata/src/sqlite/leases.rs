@@ -153,7 +153,7 @@ pub(super) async fn record_object(
     validate::check_object(&lease, &tables, location, name)?;
     let recorded: i64 =
         sqlx::query_scalar(sql::RECORD_OBJECT).bind(location.0).bind(name).bind(id.0).fetch_one(tx).await?;
-    validate::check_recorded(&lease, name, LeaseId(recorded))
+    validate::check_recorded(lease.id, name, LeaseId(recorded))
 }
 
 pub(super) async fn record_upload(
