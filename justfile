@@ -59,6 +59,23 @@ concurrency seconds="300":
 cold blocks="6500" latency="30":
     NOZZLE_COLD_BLOCKS={{blocks}} NOZZLE_COLD_LATENCY_MS={{latency}} scripts/test --profile long --no-capture cold_look_up
 
+# the long failover test: kill -9 of so many workers, and so many pauses of 30 seconds
+failover kills="15" pauses="5":
+    NOZZLE_FAILOVER_KILLS={{kills}} NOZZLE_FAILOVER_PAUSES={{pauses}} NOZZLE_FAILOVER_PAUSE_SECS=30 \
+        scripts/test --profile long --no-capture failover
+
+# one, two and four workers beside a node that is late; prints how many times faster
+scaling blocks="4096" delay="400":
+    NOZZLE_SCALING_BLOCKS={{blocks}} NOZZLE_SCALING_DELAY_MS={{delay}} scripts/test --profile long --no-capture more_workers
+
+# so many small jobs at once on four workers
+many-jobs jobs="1000":
+    NOZZLE_MANY_JOBS={{jobs}} scripts/test --profile long --no-capture many_small_jobs
+
+# so many examples a route of the Admin API, made from its own document
+fuzz examples="200":
+    NOZZLE_FUZZ_EXAMPLES={{examples}} scripts/test --profile long --no-capture fuzzing
+
 # extraction beside stock parsers, cryo and ethereum-etl, as a table; see bench/README.md
 bench-extract *args:
     bench/run extract {{args}}

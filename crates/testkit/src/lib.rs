@@ -1,5 +1,5 @@
 //! Real counterparts for tests: an EVM node, PostgreSQL clusters, object stores, a JSON-RPC replay
-//! server, and a provider and a store that cannot be trusted.
+//! server, a provider and a store that cannot be trusted, and hosts that are far away or cut off.
 //!
 //! Everything listens on a free port of 127.0.0.1, keeps its files in a folder of its own, and ends
 //! when its handle is dropped, also when a test fails. A missing component is an error that names
@@ -8,6 +8,7 @@
 pub mod anvil;
 pub mod chain;
 pub mod fault;
+pub mod host;
 mod mainnet;
 mod parallel;
 pub mod parse;
@@ -17,4 +18,5 @@ pub mod replay;
 pub mod rng;
 pub mod rpc;
 pub mod store;
+pub mod tcp;
 mod tools;

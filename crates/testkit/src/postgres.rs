@@ -156,6 +156,11 @@ pub fn shared() -> Result<SharedDatabase> {
     Ok(SharedDatabase { programs, server, name })
 }
 
+/// What a statement answers, run by psql on the database at `url`: a line a row, `|` between columns.
+pub fn ask(url: &str, statement: &str) -> Result<String> {
+    execute(&Programs::find()?, url, statement)
+}
+
 fn own_server() -> Result<String> {
     static CLUSTER: Mutex<Option<Postgres>> = Mutex::new(None);
     let mut cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,14 +286,14 @@ fn fresh_name() -> String {
     format!("nozzle_{:016x}", RandomState::new().hash_one((now, std::process::id())))
 }
 
-fn execute(programs: &Programs, url: &str, statement: &str) -> Result<()> {
+fn execute(programs: &Programs, url: &str, statement: &str) -> Result<String> {
     let done = Command::new(programs.path("psql"))
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement, url])
+        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement, url])
         .stdin(Stdio::null())
         .output()
         .context("running psql")?;
     ensure!(done.status.success(), "`{statement}` failed: {}", String::from_utf8_lossy(&done.stderr));
-    Ok(())
+    Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
 }
 
 /// The URL with another database in it.
@@ -328,7 +333,7 @@ mod tests {
         cluster.restart_immediate()?;
         execute(&programs, &url, "INSERT INTO kept VALUES (1)")?;
         cluster.restart_immediate()?;
-        execute(&programs, &url, "SELECT n FROM kept")?;
+        assert_eq!(ask(&url, "SELECT n FROM kept")?, "1");
 
         let folder = cluster.folder.clone();
         drop(cluster);

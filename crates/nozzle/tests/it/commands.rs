@@ -11,7 +11,7 @@ use nozzle_testkit::replay::{Recording, ReplayServer};
 use parquet::file::metadata::ParquetMetaDataReader;
 
 use crate::harness::{
-    Db, Gate, Place, Said, Stored, python_program, synthetic, until, until_stored, until_sync,
+    Db, Place, Said, Stored, gate, python_program, synthetic, until, until_stored, until_sync,
 };
 
 fn node(blocks: u64, delay_ms: u64) -> ReplayServer {
@@ -391,9 +391,9 @@ async fn following_outlasts_a_node_that_is_away() {
     let recording = || Recording::synthetic(60, 3, 2, 31);
     let node = synthetic(recording(), 0);
     node.set_head(20);
-    let gate = Gate::before(node.url()).await;
+    let (gate, url) = gate(node.url());
     let place = Place::configured(Db::Sqlite, "poll_interval_secs = 0.05");
-    place.define("eth", "chain-1337", gate.url());
+    place.define("eth", "chain-1337", &url);
     let mut follow = place.start(&["dump", "--dataset", "eth", "--follow"]);
     let store = place.metadata_when_there().await;
     until_stored(store.as_ref(), "eth", 20).await;

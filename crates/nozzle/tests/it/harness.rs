@@ -3,10 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,13 +12,10 @@ use nozzle_metadata::{MetadataConfig, MetadataStore, Revision, RevisionState, Sc
 use nozzle_testkit::{
     postgres,
     replay::{Recording, ReplayOptions, ReplayServer},
+    tcp::TcpProxy,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
 
 /// How long anything may take before a test calls it a hang.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,7 +30,10 @@ pub enum Db {
 /// A folder with a configuration, and the program in it.
 pub struct Place {
     folder: TempDir,
-    database: Option<postgres::SharedDatabase>,
+    /// The URL of its PostgreSQL database.
+    postgres: Option<String>,
+    /// Ends with the place where it is its own.
+    _database: Option<postgres::SharedDatabase>,
     /// By which the program finds an object store.
     variables: Vec<(&'static str, String)>,
 }
@@ -52,17 +49,28 @@ pub struct Said {
 impl Place {
     /// A folder without a configuration: everything goes to `.nozzle` in it.
     pub fn empty() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), database: None, variables: vec![] }
+        Self { folder: tempfile::tempdir().unwrap(), postgres: None, _database: None, variables: vec![] }
     }
 
     /// A folder with a `nozzle.toml` of these lines, on the given database.
     pub fn configured(db: Db, lines: &str) -> Self {
         let database = (db == Db::Postgres).then(|| postgres::shared().unwrap());
-        let place = Self { folder: tempfile::tempdir().unwrap(), database, variables: vec![] };
-        let url = place.database.as_ref().map_or(String::new(), |database| database.url().to_owned());
+        let url = database.as_ref().map(postgres::SharedDatabase::url);
+        Self { _database: database, ..Self::on(url, lines) }
+    }
+
+    /// As [`Place::configured`], on the PostgreSQL database at the URL; without one on SQLite.
+    pub fn on(postgres: Option<String>, lines: &str) -> Self {
+        let place = Self { postgres, ..Self::empty() };
+        let url = place.postgres.as_deref().unwrap_or_default();
         let config = format!("{lines}\n[metadata_db]\nurl = \"{url}\"\nauto_migrate = true\n");
         place.write("nozzle.toml", &config);
         place
+    }
+
+    /// The URL of its PostgreSQL database.
+    pub fn postgres(&self) -> &str {
+        self.postgres.as_deref().unwrap()
     }
 
     /// The program is run with these variables from now on.
@@ -96,9 +104,21 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nozzle"));
         command.current_dir(self.folder.path()).args(args).stdin(Stdio::null());
         for (name, _) in std::env::vars() {
-            if ["NOZZLE_CONFIG", "DUMP_", "CHECK_", "GM_", "QUERY_", "RESTORE_", "RUST_LOG", "AWS_", "AZURE_"]
-                .iter()
-                .any(|p| name.starts_with(p))
+            if [
+                "NOZZLE_CONFIG",
+                "DUMP_",
+                "CHECK_",
+                "GM_",
+                "QUERY_",
+                "RESTORE_",
+                "SERVER_",
+                "WORKER_",
+                "RUST_LOG",
+                "AWS_",
+                "AZURE_",
+            ]
+            .iter()
+            .any(|p| name.starts_with(p))
             {
                 command.env_remove(name);
             }
@@ -144,8 +164,8 @@ impl Place {
     pub async fn metadata(&self) -> Arc<dyn MetadataStore> {
         let sqlite = ["metadata.db", ".nozzle/metadata.db"].map(|name| self.path(name));
         let sqlite = sqlite.iter().find(|path| path.exists()).unwrap_or(&sqlite[0]);
-        let url = match &self.database {
-            Some(database) => database.url().to_owned(),
+        let url = match &self.postgres {
+            Some(url) => url.clone(),
             None => format!("sqlite://{}", sqlite.display()),
         };
         let config = MetadataConfig { url, listen_url: None, pool_size: 2, auto_migrate: true };
@@ -154,7 +174,7 @@ impl Place {
 
     /// The metadata, as soon as a program that was just started has made it.
     pub async fn metadata_when_there(&self) -> Arc<dyn MetadataStore> {
-        if self.database.is_none() {
+        if self.postgres.is_none() {
             until("the metadata database", async || self.path("metadata.db").exists().then_some(())).await;
         }
         self.metadata().await
@@ -273,53 +293,12 @@ fn status_kib(process: u32, name: &str) -> u64 {
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
-/// A node's address that can be shut and opened again without ever giving up its port.
-pub struct Gate {
-    url: String,
-    is_open: Arc<AtomicBool>,
-    connections: watch::Sender<()>,
-}
-
-impl Gate {
-    /// An open gate before the node at `url`.
-    pub async fn before(url: &str) -> Self {
-        let node = url.strip_prefix("http://").unwrap().to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let is_open = Arc::new(AtomicBool::new(true));
-        let connections = watch::Sender::new(());
-        let (open, shut) = (Arc::clone(&is_open), connections.clone());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                if !open.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let (node, mut shut) = (node.clone(), shut.subscribe());
-                tokio::spawn(async move {
-                    let mut node = TcpStream::connect(node).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut node) => {}
-                        _ = shut.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { url, is_open, connections }
-    }
-
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Breaks every connection and takes no new one.
-    pub fn shut(&self) {
-        self.is_open.store(false, Ordering::SeqCst);
-        self.connections.send_replace(());
-    }
-
-    pub fn open(&self) {
-        self.is_open.store(true, Ordering::SeqCst);
-    }
+/// A proxy before the node at `url` that can be shut, and the node's URL through it.
+pub fn gate(url: &str) -> (TcpProxy, String) {
+    let node = url.strip_prefix("http://").unwrap().parse().unwrap();
+    let proxy = TcpProxy::start(node, Duration::ZERO).unwrap();
+    let url = format!("http://{}", proxy.address());
+    (proxy, url)
 }
 
 /// The committed segments of a dataset, by table.

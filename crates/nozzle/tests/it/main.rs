@@ -3,12 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so at once")]
 
+mod admin;
 mod architecture;
 mod bounded;
 mod check;
+mod cluster;
 mod commands;
 mod concurrency;
 mod crash;
+mod distributed;
 mod documents;
 mod errors;
 mod faults;

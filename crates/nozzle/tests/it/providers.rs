@@ -11,7 +11,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::harness::{Db, Gate, Place, Said, synthetic, until, until_stored};
+use crate::harness::{Db, Place, Said, gate, synthetic, until, until_stored};
 
 const BLOCKS: u64 = 200;
 
@@ -74,8 +74,8 @@ fn always(fault: Fault, node: &ReplayServer) -> FaultServer {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_goes_on_when_the_first_dies_in_the_middle() {
     let (first, second) = (chain(20), chain(0));
-    let gate = Gate::before(first.url()).await;
-    let place = place(&[gate.url(), second.url()]);
+    let (gate, url) = gate(first.url());
+    let place = place(&[&url, second.url()]);
     let running = place.start(&["dump", "--dataset", "eth", "--end-block", "199"]);
     let blocks = |server: &ReplayServer| server.requests().get("eth_getBlockByNumber").copied().unwrap_or(0);
     until("half of the blocks", async || (blocks(&first) > BLOCKS / 2).then_some(())).await;
@@ -144,9 +144,9 @@ async fn the_head_is_followed_with_the_second_when_the_first_is_away() {
     let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
     let mut chain = ChainBuilder::new(&anvil, 1).await.unwrap();
     chain.extend(3).await.unwrap();
-    let gate = Gate::before(anvil.url()).await;
+    let (gate, url) = gate(anvil.url());
     let place = Place::configured(Db::Sqlite, "poll_interval_secs = 0.05");
-    place.define("anvil", "anvil", gate.url());
+    place.define("anvil", "anvil", &url);
     let second = format!("kind = \"evm-rpc\"\nnetwork = \"anvil\"\nurl = \"{}\"\n", anvil.url());
     place.write("providers/the_second.toml", &second);
     let mut follow = place.start(&["dump", "--dataset", "anvil", "--follow"]);

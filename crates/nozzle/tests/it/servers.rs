@@ -23,14 +23,25 @@ pub struct Server {
 impl Server {
     /// Starts the selected servers on free ports.
     pub fn start(place: &Place, flags: &[&str]) -> Self {
+        Self::started(Self::command(place, flags), flags)
+    }
+
+    /// The command of a server on free ports.
+    pub fn command(place: &Place, flags: &[&str]) -> Command {
         let mut command = place.command(&[&["server"], flags].concat());
         for address in ["FLIGHT_ADDR", "JSONL_ADDR", "ADMIN_API_ADDR"] {
             command.env(format!("NOZZLE_CONFIG_{address}"), "127.0.0.1:0");
         }
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command
+    }
+
+    /// A server that this command starts, with the flags that select some of the three.
+    pub fn started(mut command: Command, flags: &[&str]) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut server = Self { flight: None, jsonl: None, admin: None, child };
-        let expected = if flags.is_empty() { 3 } else { flags.len() };
+        let selected = flags.iter().filter(|flag| flag.ends_with("-server")).count();
+        let expected = if selected == 0 { 3 } else { selected };
         for _ in 0..expected {
             let mut line = String::new();
             out.read_line(&mut line).unwrap();
@@ -69,7 +80,7 @@ impl Server {
         (status.parse().unwrap(), answer.to_owned())
     }
 
-    fn post(&self, sql: &str) -> (u16, String) {
+    pub fn post(&self, sql: &str) -> (u16, String) {
         self.post_with(sql, &[])
     }
 
@@ -81,6 +92,11 @@ impl Server {
     /// Where Arrow Flight listens.
     pub fn flight(&self) -> &str {
         self.flight.as_ref().unwrap()
+    }
+
+    /// Where the Admin API listens.
+    pub fn admin(&self) -> &str {
+        self.admin.as_ref().unwrap()
     }
 
     pub fn id(&self) -> u32 {
