@@ -24,6 +24,13 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Whether somebody sits in front of the program and tries things out.
+    pub fn is_development(&self) -> bool {
+        matches!(&self.command, Command::Server(server) if server.dev)
+    }
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {

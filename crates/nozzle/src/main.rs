@@ -29,7 +29,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    logging::init();
+    logging::init(cli.is_development());
     // One TLS provider for every client in the process; a second install would be a defect.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("error: a TLS provider was installed already");

@@ -191,6 +191,8 @@ async fn a_development_server_extracts_and_answers_in_one_process_and_its_worker
     let why = api.until_job(job, "FAILED").await["error"].as_str().unwrap().to_owned();
     until("the reason to be logged", async || said().contains(&why).then_some(())).await;
     assert_eq!(said().matches("for development").count(), 1, "{}", said());
+    // Compact: no line begins with a date.
+    assert!(said().lines().all(|line| !line.starts_with("20")), "{}", said());
     assert_eq!(server.stop(), 0);
 }
 

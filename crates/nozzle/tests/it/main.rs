@@ -11,6 +11,7 @@ mod cluster;
 mod commands;
 mod concurrency;
 mod crash;
+mod deploy;
 mod distributed;
 mod documents;
 mod errors;
