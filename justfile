@@ -65,8 +65,12 @@ failover kills="15" pauses="5":
         scripts/test --profile long --no-capture failover
 
 # one, two and four workers beside a node that is late; prints how many times faster
-scaling blocks="4096" delay="400":
+scaling blocks="4096" delay="250":
     NOZZLE_SCALING_BLOCKS={{blocks}} NOZZLE_SCALING_DELAY_MS={{delay}} scripts/test --profile long --no-capture more_workers
+
+# so many random steps of blocks, reorgs, dumps, kills, compactions, collections and queries
+soak steps="2000":
+    NOZZLE_SOAK_STEPS={{steps}} scripts/test --profile long --no-capture soak
 
 # so many small jobs at once on four workers
 many-jobs jobs="1000":
@@ -87,6 +91,10 @@ bench-query *args:
 # from a new head to the first answer that has it (ten minutes; needs PostgreSQL's programs)
 bench-freshness *args:
     bench/run freshness {{args}}
+
+# one-block files into large ones, beside pyarrow
+bench-compact *args:
+    bench/run compact {{args}}
 
 # transfer beside bare TCP and Polars' writer
 bench-transfer *args:

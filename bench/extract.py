@@ -18,7 +18,9 @@ ETL = "ethereum-etl 2.4.2"
 
 def dump(url: str, jobs: int, verify: str, folder) -> common.Measured:
     argv = [NOZZLE, "dump", "--rpc-url", url, "-j", jobs, "--verify", verify]
-    return run(argv, cwd=fresh(folder))
+    # Merging its files at the end is measured by itself: compact.py.
+    env = os.environ | {"NOZZLE_CONFIG_COMPACTION__COMPACTOR_ENABLED": "false"}
+    return run(argv, cwd=fresh(folder), env=env)
 
 
 def cryo(url: str, blocks: int, folder) -> common.Measured:

@@ -171,6 +171,49 @@ pub fn schema_from_json(value: &Value) -> Result<Schema, String> {
     Ok(Schema::new(fields.iter().map(field_from_json).collect::<Result<Vec<_>, _>>()?))
 }
 
+/// The key of a stored schema that names the columns which older files lack: they are null there.
+const ADDED: &str = "added";
+
+/// The stored schema of a table whose columns are now those of `schema`; `None` where nothing is new. The
+/// stored columns have to be among them in their order, and what has come must be nullable, as it is in files
+/// that were written before; the error says what is not so.
+pub fn extend_schema(stored: &Value, schema: &Schema) -> Result<Option<Value>, String> {
+    let before = schema_from_json(stored)?;
+    let mut added: Vec<&str> = added_columns(stored);
+    let mut rest = before.fields().iter().peekable();
+    for field in schema.fields() {
+        if rest.next_if(|stored| stored == &field).is_some() {
+            continue;
+        }
+        if before.index_of(field.name()).is_ok() || !field.is_nullable() {
+            return Err(format!("the column `{}` is not what was stored, or can not be null", field.name()));
+        }
+        added.push(field.name());
+    }
+    if let Some(gone) = rest.next() {
+        return Err(format!("the stored column `{}` is gone", gone.name()));
+    }
+    if before.fields().len() == schema.fields().len() {
+        return Ok(None);
+    }
+    let mut extended = schema_to_json(schema);
+    extended[ADDED] = json!(added);
+    Ok(Some(extended))
+}
+
+/// The schema of a table whose files may be of any version: each may lack any column that can be null.
+pub fn schema_of_any_version(schema: &Schema) -> Value {
+    let nullable = schema.fields().iter().filter(|field| field.is_nullable());
+    let mut json = schema_to_json(schema);
+    json[ADDED] = nullable.map(|field| field.name().as_str()).collect();
+    json
+}
+
+/// The columns that files of a stored schema may lack.
+pub fn added_columns(stored: &Value) -> Vec<&str> {
+    stored[ADDED].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
 fn time_unit(value: &Value) -> Option<TimeUnit> {
     Some(match value.as_str()? {
         "Second" => TimeUnit::Second,
@@ -240,6 +283,33 @@ mod tests {
         ]);
         assert_eq!(schema_from_json(&schema_to_json(&schema)), Ok(schema));
         assert!(schema_from_json(&json!([])).is_err());
+    }
+
+    #[test]
+    fn columns_that_can_be_null_may_come_and_none_may_go() {
+        let schema = |fields: &[(&str, bool)]| {
+            let field = |(name, nullable): &(&str, bool)| Field::new(*name, DataType::UInt64, *nullable);
+            Schema::new(fields.iter().map(field).collect::<Vec<_>>())
+        };
+        let stored = schema_to_json(&schema(&[("a", false), ("c", true)]));
+        assert_eq!(extend_schema(&stored, &schema(&[("a", false), ("c", true)])), Ok(None));
+        let wider = schema(&[("a", false), ("b", true), ("c", true)]);
+        let extended = extend_schema(&stored, &wider).expect("it may").expect("something new");
+        assert_eq!(schema_from_json(&extended), Ok(wider.clone()));
+        assert_eq!(added_columns(&extended), ["b"]);
+        assert_eq!(extend_schema(&extended, &wider), Ok(None));
+        let widest = schema(&[("a", false), ("b", true), ("c", true), ("d", true)]);
+        let again = extend_schema(&extended, &widest).expect("it may").expect("something new");
+        assert_eq!(added_columns(&again), ["b", "d"]);
+        for refused in [
+            schema(&[("a", false), ("b", false), ("c", true)]),
+            schema(&[("a", false)]),
+            schema(&[("a", true), ("c", true)]),
+            schema(&[("c", true), ("a", false)]),
+        ] {
+            assert!(extend_schema(&stored, &refused).is_err(), "{refused}");
+        }
+        assert_eq!(added_columns(&schema_of_any_version(&wider)), ["b", "c"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cursor::Cursor,
     error::DumpError,
+    files,
     observe::{Event, Observer},
 };
 
@@ -95,15 +96,26 @@ impl Check {
             blocks: pieces.iter().filter_map(wanted).map(|blocks| blocks.len()).sum(),
         });
         let mut report = CheckReport::default();
-        for piece in &pieces {
+        for (piece, below) in pieces.iter().zip(std::iter::once(None).chain(pieces.iter().map(Some))) {
             let Some(blocks) = wanted(piece) else { continue };
+            if let Some(below) = below
+                .map(|below| below.span)
+                .filter(|below| below.touches(&piece.span) && !below.links_to(&piece.span))
+            {
+                let why = format!(
+                    "it was committed as the child of {}, but the block before it as {}",
+                    piece.span.prev_hash, below.hash
+                );
+                report.findings.push(Finding { range: BlockRange::single(blocks.start()), file: None, why });
+                report.bad_segments.push(piece.span.range);
+            }
             let mut walk = Walk::new(self, piece, blocks, observer);
             walk.run(cancel).await?;
             if cancel.is_cancelled() {
                 report.stopped = true;
             }
             let findings = walk.findings();
-            if !findings.is_empty() {
+            if !findings.is_empty() && report.bad_segments.last() != Some(&piece.span.range) {
                 report.bad_segments.push(piece.span.range);
             }
             report.findings.extend(findings);
@@ -194,6 +206,7 @@ impl<'a> Walk<'a> {
         // Rows below the piece's own blocks are to be found, those below the wanted ones are not read.
         let is_whole_below = self.blocks.start() == self.piece.span.range.start();
         let first = if is_whole_below { 0 } else { self.blocks.start() };
+        self.compare_footers().await?;
         for (index, (table, location)) in self.check.tables.iter().enumerate() {
             let file = self.piece.segments[index].file.as_ref();
             match Cursor::open(&self.check.stores, table, location, file, first).await {
@@ -202,6 +215,31 @@ impl<'a> Walk<'a> {
             }
         }
         Ok((cursors.len() == self.check.tables.len()).then_some(cursors))
+    }
+
+    /// Compares what the metadata says of each file with its footer. What cannot be read shows when its rows
+    /// are.
+    async fn compare_footers(&mut self) -> Result<(), DumpError> {
+        let ids: Vec<_> = self.piece.segments.iter().map(|segment| segment.id).collect();
+        let recorded: HashMap<_, _> = self.check.metadata.footers(&ids).await?.into_iter().collect();
+        for (index, (_, location)) in self.check.tables.iter().enumerate() {
+            let segment = &self.piece.segments[index];
+            let Some(file) = &segment.file else { continue };
+            let object = files::object(&self.check.stores, location, &file.name)?;
+            let Ok((footer, rows)) = files::footer(&object, file).await else { continue };
+            if recorded.get(&segment.id) != Some(&footer) {
+                self.tell(
+                    self.blocks,
+                    Some(index),
+                    "its footer is not the one in the metadata database".into(),
+                );
+            }
+            if rows != file.rows {
+                let why = format!("it has {rows} rows, and the metadata database says {}", file.rows);
+                self.tell(self.blocks, Some(index), why);
+            }
+        }
+        Ok(())
     }
 
     /// The rows of the next blocks; `None` where a file cannot be read on.

@@ -1,13 +1,98 @@
-//! Deleting what no commit has taken up: objects of writers that ended before they could commit, and
-//! uploads that were never completed.
+//! Deleting what nobody can need any more: what was replaced or retired long enough ago, and what no commit
+//! has taken up (objects of writers that ended before they could commit, uploads that were never completed).
+//!
+//! Nothing else deletes objects, and nothing is deleted that the database does not name.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use nozzle_metadata::{LeaseId, MetadataStore, RecordedObject};
+use futures::{StreamExt, stream};
+use nozzle_metadata::{LeaseId, LocationId, MetadataStore, RecordedObject};
 use nozzle_query::{Stores, stores::persistently};
-use object_store::{Error as StoreError, ObjectStoreExt, path::Path};
+use object_store::{Error as StoreError, ObjectStoreExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::{error::DumpError, files};
+
+/// Rows that one transaction takes out.
+const BATCH: u32 = 1000;
+
+/// Objects that are being deleted at a time.
+const DELETIONS: usize = 16;
+
+/// What a collection has removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Collected {
+    /// Segments, from the metadata.
+    pub segments: u64,
+    /// Objects of replaced and retired segments, from the store.
+    pub objects: u64,
+    /// Objects that were never committed, from the store.
+    pub unregistered: u64,
+}
+
+/// Removes everything whose time has come `grace` ago or earlier. Stops between batches when cancelled; what
+/// is left then is for the next one.
+pub async fn all(
+    metadata: &Arc<dyn MetadataStore>,
+    stores: &Stores,
+    grace: Duration,
+    cancel: &CancellationToken,
+) -> Result<Collected, DumpError> {
+    let mut collected = Collected::default();
+    // First what an earlier one has left.
+    collected.objects += doomed(metadata, stores, cancel).await?;
+    while !cancel.is_cancelled() {
+        let segments = metadata.collect(grace, BATCH).await?;
+        if segments == 0 {
+            break;
+        }
+        collected.segments += segments;
+        collected.objects += doomed(metadata, stores, cancel).await?;
+    }
+    if !cancel.is_cancelled() {
+        collected.unregistered = unregistered(metadata, stores, grace).await?;
+    }
+    while !cancel.is_cancelled() && metadata.forget_leases(grace, BATCH).await? == u64::from(BATCH) {}
+    Ok(collected)
+}
+
+/// Deletes the objects that nothing names any more, and gives their number.
+async fn doomed(
+    metadata: &Arc<dyn MetadataStore>,
+    stores: &Stores,
+    cancel: &CancellationToken,
+) -> Result<u64, DumpError> {
+    let mut deleted = 0;
+    while !cancel.is_cancelled() {
+        let doomed = metadata.doomed_objects(BATCH).await?;
+        if doomed.is_empty() {
+            break;
+        }
+        let deletions = doomed.into_iter().map(|(location, name)| async move {
+            let object = files::object(stores, &location, &name)?;
+            let gone = gone(persistently(|_| object.store.delete(&object.path)).await);
+            gone.map_err(|error| DumpError::store(format!("deleting {}", object.url), error))?;
+            Ok::<_, DumpError>((location.id, name))
+        });
+        let ends: Vec<_> = stream::iter(deletions).buffer_unordered(DELETIONS).collect().await;
+        let mut by_location: BTreeMap<LocationId, Vec<String>> = BTreeMap::new();
+        let mut failure = None;
+        for end in ends {
+            match end {
+                Ok((location, name)) => by_location.entry(location).or_default().push(name),
+                Err(error) => failure = Some(error),
+            }
+        }
+        for (location, names) in by_location {
+            deleted += names.len() as u64;
+            metadata.forget_doomed(location, &names).await?;
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+    }
+    Ok(deleted)
+}
 
 /// Deletes the recorded objects whose writers' leases ended longer ago than `grace`, and gives their
 /// number. Whoever held such a lease can no longer commit them.
@@ -50,10 +135,9 @@ async fn delete(
     }
     gone(persistently(|_| object.store.delete(&object.path)).await).map_err(failed)?;
     if object.parts.is_none() {
-        // How the local disk names a file that is not closed yet.
-        if let Ok(staged) = Path::parse(format!("{}#1", object.path)) {
-            gone(object.store.delete(&staged).await).map_err(failed)?;
-        }
+        let staged = files::remove_staged(&recorded.location, &recorded.name).await;
+        staged
+            .map_err(|error| DumpError::store(format!("deleting what was begun of {}", object.url), error))?;
     }
     // Last: a name that is forgotten is never looked for again.
     Ok(metadata.forget_object(recorded.location.id, &recorded.name).await?)

@@ -2,9 +2,14 @@
 
 use std::{ops::Range, sync::Arc};
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{RecordBatch, new_null_array},
+    datatypes::{FieldRef, SchemaRef},
+    error::ArrowError,
+};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
+use nozzle_core::TableDef;
 use nozzle_metadata::{Location, SegmentFile};
 use nozzle_query::Stores;
 use object_store::{ObjectStore, ObjectStoreExt, multipart::MultipartStore, path::Path};
@@ -20,6 +25,12 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::error::DumpError;
+
+/// What is read of a file's end at first; most footers are smaller.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// The length of the footer and the magic behind it.
+const END_BYTES: u64 = 8;
 
 /// An object of a location.
 #[derive(Clone)]
@@ -65,6 +76,72 @@ pub async fn read_rows(
     }
     let stream = builder.build().map_err(&failed)?;
     Ok(stream.map_err(failed).boxed())
+}
+
+/// The rows of a file in the columns of its table: what an older version has not written is null.
+pub async fn read_table(
+    object: ObjectRef,
+    file: &SegmentFile,
+    table: &TableDef,
+) -> Result<BoxStream<'static, Result<RecordBatch, DumpError>>, DumpError> {
+    let (schema, url) = (Arc::clone(&table.schema), object.url.clone());
+    let rows = read_rows(object, file, None).await?;
+    let conform = move |batch| {
+        conform(batch, &schema).map_err(|error| DumpError::store(format!("reading {url}"), error))
+    };
+    Ok(rows.map(move |batch| batch.and_then(&conform)).boxed())
+}
+
+fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if batch.schema_ref().fields() == schema.fields() {
+        return Ok(batch);
+    }
+    if let Some(unknown) = batch.schema_ref().fields().iter().find(|f| schema.index_of(f.name()).is_err()) {
+        return Err(ArrowError::SchemaError(format!("the table has no column `{}`", unknown.name())));
+    }
+    let column = |field: &FieldRef| match batch.column_by_name(field.name()) {
+        Some(column) => Arc::clone(column),
+        None => new_null_array(field.data_type(), batch.num_rows()),
+    };
+    let columns = schema.fields().iter().map(column).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns)
+}
+
+/// The Parquet footer of a file, without the length and the magic behind it, and the number of rows in it.
+pub async fn footer(object: &ObjectRef, file: &SegmentFile) -> Result<(Bytes, u64), DumpError> {
+    let url = &object.url;
+    let read = read_footer(object.store.as_ref(), &object.path, file.size_bytes).await;
+    let footer = read.map_err(|error| DumpError::store(format!("reading {url}"), error))?;
+    let footer = footer.ok_or_else(|| DumpError::Refused(format!("{url} is not a Parquet file")))?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer);
+    let metadata =
+        metadata.map_err(|error| DumpError::store(format!("reading the footer of {url}"), error))?;
+    Ok((footer, metadata.file_metadata().num_rows().unsigned_abs()))
+}
+
+/// The footer of a Parquet file; `None` where it has none.
+pub(crate) async fn read_footer(
+    store: &dyn ObjectStore,
+    path: &Path,
+    size_bytes: u64,
+) -> object_store::Result<Option<Bytes>> {
+    if size_bytes < END_BYTES {
+        return Ok(None);
+    }
+    let start = size_bytes.saturating_sub(TAIL_BYTES);
+    let tail = store.get_range(path, start..size_bytes).await?;
+    let Some((body, end)) = tail.len().checked_sub(END_BYTES as usize).map(|at| tail.split_at(at)) else {
+        return Ok(None);
+    };
+    let Some((length, b"PAR1")) = end.split_first_chunk::<4>() else { return Ok(None) };
+    let length = u64::from(u32::from_le_bytes(*length));
+    if length <= body.len() as u64 {
+        return Ok(Some(tail.slice(body.len() - length as usize..body.len())));
+    }
+    match (size_bytes - END_BYTES).checked_sub(length) {
+        Some(start) => store.get_range(path, start..size_bytes - END_BYTES).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Reads byte ranges of one object for the Parquet decoder.
@@ -114,6 +191,15 @@ pub async fn make_durable(location: &Location, name: &str) -> Result<(), DumpErr
     });
     let failed = |error| DumpError::store(format!("writing {} to disk", path.display()), error);
     synced.await.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)
+}
+
+/// Removes what the local disk has of a file that was never closed. The store itself refuses its name.
+pub async fn remove_staged(location: &Location, name: &str) -> std::io::Result<()> {
+    let Some(folder) = local_folder(&location.url) else { return Ok(()) };
+    match tokio::fs::remove_file(folder.join(format!("{name}#1"))).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 fn local_folder(url: &str) -> Option<std::path::PathBuf> {

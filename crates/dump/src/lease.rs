@@ -85,6 +85,17 @@ async fn heartbeat(
     }
 }
 
+/// Claims all of a range for a compaction; `None` where somebody else holds some of it.
+pub async fn claim_to_merge(
+    store: &Arc<dyn MetadataStore>,
+    revision: RevisionId,
+    range: BlockRange,
+    holder: &str,
+) -> Result<Option<Leases>, DumpError> {
+    let claimed = store.claim_to_merge(revision, range, holder).await?;
+    Ok(claimed.map(|(lease, sequence)| Leases::keep(Arc::clone(store), vec![lease], sequence)))
+}
+
 /// The outcome of a claim.
 #[derive(Debug)]
 pub enum Claimed {

@@ -10,12 +10,15 @@
 //! (repairs what a reorg orphaned, or extracts what is missing) and commits as it goes, so that a
 //! crash at any moment costs only what was not committed yet.
 //!
+//! `compact` makes few segments of many, and `collect` deletes what nobody needs any more.
+//!
 //! `check` reads what was written and says what is wrong with it, `repair` puts new segments in the place
 //! of bad ones.
 
 pub mod check;
 pub mod collect;
 pub mod commit;
+pub mod compact;
 mod cursor;
 pub mod error;
 pub mod files;
@@ -37,6 +40,7 @@ mod upload;
 pub mod writer;
 
 pub use check::{Check, CheckReport, Finding};
+pub use compact::{Compaction, Policy};
 pub use error::DumpError;
 pub use observe::{Event, Observer, Summary};
 pub use parquet::{Compression, ParquetOptions};

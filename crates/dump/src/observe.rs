@@ -87,6 +87,14 @@ pub trait Observer: Send + Sync + std::fmt::Debug {
     fn event(&self, event: Event);
 }
 
+/// Nobody who wants to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: Event) {}
+}
+
 /// What a dump has done.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use nozzle_core::{BlockRange, RevisionId, TableDef, layout, schema::schema_to_json};
+use nozzle_core::{
+    BlockRange, RevisionId, TableDef, layout,
+    schema::{extend_schema, schema_to_json},
+};
 use nozzle_metadata::{Dataset, Location, MetadataStore, NewLocation, NewRevision, Revision, RevisionState};
 use nozzle_query::Stores;
 use tokio_util::sync::CancellationToken;
@@ -75,24 +78,51 @@ pub async fn discard(
 /// The revision to write: the active one, or with `fresh` the building one; made where there is
 /// none.
 pub async fn resolve(wanted: Wanted<'_>) -> Result<Revision, DumpError> {
+    let revision = find_or_create(&wanted).await?;
+    extend(&wanted, revision).await
+}
+
+/// Adds the columns to the stored tables that this version of the program has and an older one had not.
+async fn extend(wanted: &Wanted<'_>, mut revision: Revision) -> Result<Revision, DumpError> {
+    for table in wanted.tables {
+        let location = revision.locations.iter_mut().find(|location| location.table == table.name);
+        let Some(location) = location else { continue };
+        let refused = |why: String| {
+            DumpError::Refused(format!(
+                "the table `{}` of `{}` was stored with other columns: {why}; add --fresh to build it anew",
+                table.name, wanted.dataset.name
+            ))
+        };
+        let stored = serde_json::from_str(&location.schema).map_err(|error| refused(error.to_string()))?;
+        let Some(extended) = extend_schema(&stored, &table.schema).map_err(refused)? else { continue };
+        let extended = extended.to_string();
+        if !wanted.store.change_schema(location.id, &location.schema, &extended).await? {
+            return Err(refused("another process has just changed them; run the same command again".into()));
+        }
+        location.schema = extended;
+    }
+    Ok(revision)
+}
+
+async fn find_or_create(wanted: &Wanted<'_>) -> Result<Revision, DumpError> {
     let state = if wanted.fresh { RevisionState::Building } else { RevisionState::Active };
     let revisions = wanted.store.revisions(wanted.dataset.id).await?;
-    let unknown = unknown_revisions(&wanted).await?;
+    let unknown = unknown_revisions(wanted).await?;
     if !wanted.fresh && !unknown.is_empty() {
-        return Err(unknown_error(&wanted, &unknown));
+        return Err(unknown_error(wanted, &unknown));
     }
     let Some(revision) = revisions.iter().find(|revision| revision.state == state).cloned() else {
         if let (RevisionState::Active, Some(building)) =
             (state, revisions.iter().find(|revision| revision.state == RevisionState::Building))
         {
-            return Err(being_built(&wanted, building));
+            return Err(being_built(wanted, building));
         }
         for id in unknown {
             // From now on the database knows of it, and that nobody wants it any more.
-            create_as(&wanted, id, RevisionState::Building).await?;
+            create_as(wanted, id, RevisionState::Building).await?;
             wanted.store.retire_revision(id).await?;
         }
-        return create(&wanted, state).await;
+        return create(wanted, state).await;
     };
     if !wanted.is_base_explicit || lies_below(&revision, wanted.base_url) {
         return Ok(revision);
@@ -100,7 +130,7 @@ pub async fn resolve(wanted: Wanted<'_>) -> Result<Revision, DumpError> {
     if wanted.fresh {
         // What was built elsewhere was never read; the new place is what is wanted now.
         discard(wanted.store, revision.id, wanted.writer).await?;
-        return create(&wanted, state).await;
+        return create(wanted, state).await;
     }
     let elsewhere = revision.locations.first().map(|location| location.url.as_str()).unwrap_or("elsewhere");
     Err(DumpError::Refused(format!(

@@ -29,8 +29,9 @@ pub async fn keep(
     let mut writer = SegmentWriter::of_span(Arc::clone(target), terms, span);
     for (index, segment) in segments.iter().enumerate() {
         let Some(file) = &segment.file else { continue };
-        let object = files::object(&target.stores, &target.tables[index].1, &file.name)?;
-        let mut batches = files::read_rows(object, file, None).await?;
+        let (table, location) = &target.tables[index];
+        let object = files::object(&target.stores, location, &file.name)?;
+        let mut batches = files::read_table(object, file, table).await?;
         while let Some(batch) = batches.try_next().await? {
             let rows = rows_up_to(&batch, span.range.end());
             writer.write(only(target, index, batch.slice(0, rows))).await?;
@@ -43,7 +44,7 @@ pub async fn keep(
 }
 
 /// A batch for the table `index`, and empty ones for the others.
-fn only(target: &Target, index: usize, batch: RecordBatch) -> Vec<RecordBatch> {
+pub(crate) fn only(target: &Target, index: usize, batch: RecordBatch) -> Vec<RecordBatch> {
     let empty = |table: &nozzle_core::TableDef| RecordBatch::new_empty(Arc::clone(&table.schema));
     let mut batches: Vec<RecordBatch> = target.tables.iter().map(|(table, _)| empty(table)).collect();
     batches[index] = batch;

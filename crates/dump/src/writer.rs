@@ -109,6 +109,21 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Ends what a table's rows have begun: no more of them will come.
+    pub async fn end_row_group(&mut self, index: usize) -> Result<(), DumpError> {
+        let Some(mut file) = self.files[index].take() else { return Ok(()) };
+        let ending = tokio::task::spawn_blocking(move || {
+            let ended = file.encoder.end_row_group();
+            (file, ended)
+        });
+        let (mut file, ended) = ending.await.map_err(|error| DumpError::store("encoding rows", error))?;
+        let pieces = file.encoder.take_bytes();
+        ended.map_err(|error| DumpError::store(format!("encoding {}", file.upload.url()), error))?;
+        let sent = file.upload.send(pieces).await;
+        self.files[index] = Some(file);
+        sent
+    }
+
     /// The span with these rows, which must link to those before them.
     fn grown_by(&self, rows: &BlockRows) -> Result<Span, DumpError> {
         let (Some(first), Some(last)) = (rows.blocks.first(), rows.blocks.last()) else {

@@ -28,6 +28,9 @@ pub enum MetadataError {
     /// The request contradicts what is stored: asking again does not help.
     #[error("{0}")]
     Refused(String),
+    /// Segments that a scan's moment saw have been collected: take a new snapshot.
+    #[error("what was stored at that moment has been collected meanwhile")]
+    Expired,
     /// The database's schema is not this program's.
     #[error("{0}")]
     Schema(String),

@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     ReadOnly,
     /// What is asked for contradicts what is stored.
     Refused(String),
+    /// What is asked for has been collected.
+    Expired,
     /// The schema is not this program's.
     Schema(String),
 }
@@ -77,6 +79,7 @@ impl Fault {
             Self::Corrupt(what) => MetadataError::Corrupt { database: database.to_owned(), what },
             Self::ReadOnly => MetadataError::ReadOnly { database: database.to_owned() },
             Self::Refused(why) => MetadataError::Refused(why),
+            Self::Expired => MetadataError::Expired,
             Self::Schema(why) => MetadataError::Schema(why),
         }
     }

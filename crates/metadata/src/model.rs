@@ -177,6 +177,8 @@ pub struct Revision {
     pub created_at: DateTime<Utc>,
     /// When it was retired, if it was.
     pub retired_at: Option<DateTime<Utc>>,
+    /// The newest commit of its segments; 0 where there is none, or none since this is written down.
+    pub changed: CommitSeq,
     /// Its tables, in the order in which they were given.
     pub locations: Vec<Location>,
 }
@@ -311,6 +313,9 @@ pub struct Lease {
     pub revision: RevisionId,
     /// The blocks; the end of an open lease is `nozzle_core::range::MAX_BLOCK`.
     pub range: BlockRange,
+    /// Whether it is a compaction's: it gives way to whoever wants to write its blocks, and under it
+    /// segments are only merged.
+    pub yields: bool,
 }
 
 /// A lease of somebody else.
@@ -389,6 +394,17 @@ pub struct RecordedObject {
     /// been silent for [`LEASE_TIMEOUT`] ended when it became so; as its holder may still come back,
     /// whoever deletes the object releases the lease first.
     pub ended_for: Option<Duration>,
+}
+
+/// What the collector would take out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Collectable {
+    /// Segments.
+    pub segments: u64,
+    /// Of those, how many have a file.
+    pub files: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
 }
 
 /// How far a network has come, as its writers last saw it.

@@ -134,6 +134,7 @@ pub(crate) struct RevisionRow {
     state: String,
     revision_created_at: DateTime<Utc>,
     retired_at: Option<DateTime<Utc>>,
+    changed_seq: i64,
 }
 
 impl RevisionRow {
@@ -144,6 +145,7 @@ impl RevisionRow {
             state: read_state(&self.state)?,
             created_at: self.revision_created_at,
             retired_at: self.retired_at,
+            changed: CommitSeq(self.changed_seq),
             locations: vec![],
         })
     }
@@ -192,6 +194,7 @@ pub(crate) struct SnapshotRow {
     revision_id: Option<Uuid>,
     state: Option<String>,
     revision_created_at: Option<DateTime<Utc>>,
+    changed_seq: Option<i64>,
     location_id: Option<i64>,
     table_name: Option<String>,
     url: Option<String>,
@@ -219,6 +222,7 @@ impl SnapshotRow {
             state: self.state.take()?,
             revision_created_at: self.revision_created_at?,
             retired_at: None,
+            changed_seq: self.changed_seq?,
         })
     }
 
@@ -304,6 +308,59 @@ impl SegmentRow {
             added_seq: CommitSeq(self.added_seq),
             replaced_seq: self.replaced_seq.map(CommitSeq),
         })
+    }
+}
+
+/// A segment of a scan.
+#[derive(Debug, FromRow)]
+pub(crate) struct ScannedRow {
+    pub(crate) collected_seq: i64,
+    #[sqlx(flatten)]
+    segment: SegmentRow,
+}
+
+impl ScannedRow {
+    pub(crate) fn read(self) -> Read<Segment> {
+        self.segment.read()
+    }
+}
+
+/// A segment that nobody can need any more.
+#[derive(Debug, FromRow)]
+pub(crate) struct DueRow {
+    pub(crate) segment_id: i64,
+    pub(crate) location_id: i64,
+    /// The first moment that does not see it; `None` in a revision that nobody ever saw.
+    pub(crate) until_seq: Option<i64>,
+}
+
+#[derive(Debug, FromRow)]
+pub(crate) struct CollectableRow {
+    segments: i64,
+    files: i64,
+    bytes: i64,
+}
+
+impl CollectableRow {
+    pub(crate) fn read(self) -> Read<Collectable> {
+        Ok(Collectable {
+            segments: unsigned("segments", self.segments)?,
+            files: unsigned("files", self.files)?,
+            bytes: unsigned("bytes", self.bytes)?,
+        })
+    }
+}
+
+#[derive(Debug, FromRow)]
+pub(crate) struct DoomedRow {
+    object_name: String,
+    #[sqlx(flatten)]
+    location: LocationRow,
+}
+
+impl DoomedRow {
+    pub(crate) fn read(self) -> Read<(Location, String)> {
+        Ok((self.location.read()?, self.object_name))
     }
 }
 
@@ -455,6 +512,7 @@ pub(crate) struct LeaseRow {
     revision_id: Uuid,
     start_block: i64,
     end_block: i64,
+    yields: bool,
     holder: String,
     silent_seconds: f64,
 }
@@ -465,6 +523,7 @@ impl LeaseRow {
             id: LeaseId(self.lease_id),
             revision: RevisionId(self.revision_id),
             range: range(self.start_block, self.end_block)?,
+            yields: self.yields,
         };
         // A clock that was set back gives a negative time.
         let silent_for = std::time::Duration::try_from_secs_f64(self.silent_seconds).unwrap_or_default();
@@ -478,6 +537,7 @@ pub(crate) struct HeldTableRow {
     lease_id: i64,
     start_block: i64,
     end_block: i64,
+    yields: bool,
     #[sqlx(flatten)]
     table: LocationRow,
 }
@@ -490,6 +550,7 @@ impl HeldTableRow {
             id: LeaseId(first.lease_id),
             revision: RevisionId(first.table.revision_id),
             range: range(first.start_block, first.end_block)?,
+            yields: first.yields,
         };
         Ok(Some((lease, read_all(rows, |row| row.table.read())?)))
     }

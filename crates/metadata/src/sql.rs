@@ -5,6 +5,7 @@
 //! own: those that are live now, which are disjoint, and those that were replaced since `S`, which
 //! are few. So a scan never passes over what was replaced before it and awaits collection.
 
+pub(crate) mod collect;
 pub(crate) mod jobs;
 
 macro_rules! dataset_columns {
@@ -18,7 +19,8 @@ pub(crate) use dataset_columns;
 
 macro_rules! revision_columns {
     () => {
-        "r.id AS revision_id, r.dataset_id, r.state, r.created_at AS revision_created_at, r.retired_at"
+        "r.id AS revision_id, r.dataset_id, r.state, r.created_at AS revision_created_at, r.retired_at, \
+         r.changed_seq"
     };
 }
 
@@ -95,6 +97,9 @@ pub(crate) const INSERT_REVISION: &str = "INSERT INTO revisions (id, dataset_id,
 pub(crate) const INSERT_LOCATION: &str =
     "INSERT INTO locations (revision_id, ordinal, table_name, url, schema) VALUES ($1, $2, $3, $4, $5)";
 
+/// Changes the columns of the location `$1` from `$2` to `$3`.
+pub(crate) const CHANGE_SCHEMA: &str = "UPDATE locations SET schema = $3 WHERE id = $1 AND schema = $2";
+
 /// The revisions of the dataset `$1`, oldest first.
 pub(crate) const REVISIONS: &str = concat!(
     "SELECT ",
@@ -125,7 +130,7 @@ pub(crate) const SNAPSHOT: &str = "
            d.id AS dataset_id, d.name, d.version, d.kind, d.network,
            CASE WHEN COALESCE(l.ordinal, 0) = 0 THEN d.manifest END AS manifest,
            d.created_at AS dataset_created_at,
-           r.id AS revision_id, r.state, r.created_at AS revision_created_at,
+           r.id AS revision_id, r.state, r.created_at AS revision_created_at, r.changed_seq,
            l.id AS location_id, l.table_name, l.url, l.schema
     FROM commit_counter c
     LEFT JOIN datasets d ON d.removed_at IS NULL
@@ -133,8 +138,17 @@ pub(crate) const SNAPSHOT: &str = "
     LEFT JOIN locations l ON l.revision_id = r.id
     ORDER BY d.id, l.ordinal";
 
-/// The segments of a scan, by their start.
-pub(crate) const SEGMENTS: &str = concat!(scan!(segment_columns!()), " ORDER BY start_block");
+/// The segments of a scan, by their start, each with the moment before which some were collected.
+pub(crate) const SEGMENTS: &str = concat!(
+    scan!(concat!(
+        segment_columns!(),
+        ", (SELECT l.collected_seq FROM locations l WHERE l.id = $1) AS collected_seq"
+    )),
+    " ORDER BY start_block"
+);
+
+/// The moment before which segments of the location `$1` were collected.
+pub(crate) const COLLECTED: &str = "SELECT collected_seq FROM locations WHERE id = $1";
 
 /// The spans of a scan, by their start.
 pub(crate) const SPANS: &str =
@@ -221,9 +235,10 @@ macro_rules! live_files {
 }
 pub(crate) use live_files;
 
-/// Grants a lease on `$2..=$3` of the revision `$1` to `$4`.
+/// Grants a lease on `$2..=$3` of the revision `$1` to `$4`, which gives way where `$5` says so.
 pub(crate) const INSERT_LEASE: &str =
-    "INSERT INTO leases (revision_id, start_block, end_block, holder) VALUES ($1, $2, $3, $4) RETURNING id";
+    "INSERT INTO leases (revision_id, start_block, end_block, holder, yields)
+     VALUES ($1, $2, $3, $4, $5) RETURNING id";
 
 /// Records the object `$2` of the location `$1` under the lease `$3`; where it is recorded
 /// already, gives the lease that it is recorded under.

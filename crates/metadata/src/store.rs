@@ -1,5 +1,7 @@
 //! The contract of the metadata store.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -77,6 +79,10 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// As [`Self::retire_revision`], but refused while somebody holds a live lease on it.
     async fn retire_unused_revision(&self, revision: RevisionId) -> Result<()>;
 
+    /// Changes the stored columns of a table from one text to another; `false` where they are not the former
+    /// by now.
+    async fn change_schema(&self, location: LocationId, from: &str, to: &str) -> Result<bool>;
+
     // --- reading --------------------------------------------------------------------------------
 
     /// The present moment.
@@ -86,7 +92,7 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     async fn sequence(&self) -> Result<CommitSeq>;
 
     /// The segments that a scan sees, by ascending block. Costs by what is listed, not by what the
-    /// location holds.
+    /// location holds. A moment of which some were collected is [`crate::MetadataError::Expired`].
     async fn segments(&self, scan: &Scan) -> Result<Vec<Segment>>;
 
     /// The spans of those segments, without their files.
@@ -132,6 +138,15 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// overlaps is ended first. `holder` says who asks, in words for a person.
     async fn claim(&self, revision: RevisionId, wanted: &[BlockRange], holder: &str) -> Result<Claim>;
 
+    /// Claims all of a range for a compaction, unless somebody else holds some of it. The lease gives way:
+    /// a writer that claims or widens into its blocks ends it.
+    async fn claim_to_merge(
+        &self,
+        revision: RevisionId,
+        range: BlockRange,
+        holder: &str,
+    ) -> Result<Option<(Lease, CommitSeq)>>;
+
     /// Renews leases and says which of them still live. One that nobody has taken meanwhile is
     /// alive again, however long it was silent.
     async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<LeaseId>>;
@@ -143,7 +158,7 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// Ends leases. Ending one that has ended is no error.
     async fn release(&self, leases: &[LeaseId]) -> Result<()>;
 
-    /// The live leases on a revision.
+    /// The live leases on a revision, but for those that give way.
     async fn leases(&self, revision: RevisionId) -> Result<Vec<HeldLease>>;
 
     /// Records the name of an object that is about to be uploaded, so that the collector can find
@@ -161,9 +176,31 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// Makes written segments visible, in one transaction: checks that the lease lives, that every
     /// added span and every replaced segment lies within it; that all tables are cut at the same blocks; that new segments overlap no live
-    /// one and link to their live neighbours; that what is replaced is live. Then adds, marks as
+    /// one and link to their live neighbours; that what is replaced is live; under a lease that gives way
+    /// also that the new segments have exactly the blocks of those that they replace. Then adds, marks as
     /// replaced, takes the next sequence number and notifies.
     async fn commit(&self, commit: &Commit) -> Result<CommitSeq, CommitError>;
+
+    // --- collecting -----------------------------------------------------------------------------
+
+    /// Takes out up to `limit` segments that were replaced, or whose revision was retired, longer ago than
+    /// `grace` by the database's clock, and says how many there were. The names of their objects are kept
+    /// as doomed. A scan at a moment that would have seen one of them is [`crate::MetadataError::Expired`]
+    /// from then on.
+    async fn collect(&self, grace: Duration, limit: u32) -> Result<u64>;
+
+    /// What [`Self::collect`] would take out now, without a limit.
+    async fn collectable(&self, grace: Duration) -> Result<Collectable>;
+
+    /// Objects that nothing names any more and that are to be deleted, `limit` at most.
+    async fn doomed_objects(&self, limit: u32) -> Result<Vec<(Location, String)>>;
+
+    /// Forgets doomed objects of a location once they are gone from the store.
+    async fn forget_doomed(&self, location: LocationId, names: &[String]) -> Result<()>;
+
+    /// Forgets up to `limit` leases that ended longer ago than `grace` and that no recorded object needs,
+    /// and says how many there were.
+    async fn forget_leases(&self, grace: Duration, limit: u32) -> Result<u64>;
 
     // --- finality -------------------------------------------------------------------------------
 

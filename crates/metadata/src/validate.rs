@@ -97,6 +97,23 @@ pub(crate) fn check_no_job(live: Option<JobId>) -> Result<(), Fault> {
     }
 }
 
+/// Who wants blocks that others may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taker {
+    /// Somebody who writes them, and may have a lease already.
+    Writer(Option<LeaseId>),
+    /// A compaction, which takes over from nobody who lives.
+    Merger,
+}
+
+/// Of leases that have not ended: which the taker may end, and which live on. Its own is neither.
+pub(crate) fn taken_over(held: Vec<HeldLease>, taker: Taker) -> (Vec<HeldLease>, Vec<HeldLease>) {
+    let is_own = |held: &HeldLease| taker == Taker::Writer(Some(held.lease.id));
+    let may_end =
+        |held: &HeldLease| held.silent_for >= LEASE_TIMEOUT || held.lease.yields && taker != Taker::Merger;
+    held.into_iter().filter(|held| !is_own(held)).partition(may_end)
+}
+
 /// What of `wanted` is granted, and which of the live leases stand in the way of the rest.
 pub(crate) fn plan_claim(wanted: &[BlockRange], live: Vec<HeldLease>) -> (Vec<BlockRange>, Vec<HeldLease>) {
     let covered = live.iter().map(|held| held.lease.range).collect();
@@ -202,6 +219,40 @@ pub(crate) fn check_replaced(
         }
     }
     check_aligned("replaced", found.iter().map(|stored| (stored.location, stored.span)), tables)
+}
+
+/// A merge changes nothing but the cuts: each new segment has exactly the blocks of replaced ones, from the
+/// same parent to the same hash, and none is replaced by nothing.
+pub(crate) fn check_merge(commit: &Commit, replaced: &[Stored]) -> Result<(), CommitError> {
+    let mut by_table: HashMap<LocationId, Vec<Span>> = HashMap::new();
+    for stored in replaced {
+        by_table.entry(stored.location).or_default().push(stored.span);
+    }
+    by_table.values_mut().for_each(|spans| spans.sort_by_key(|span| span.range));
+    let mut merged = 0;
+    for new in &commit.added {
+        let spans = by_table.get(&new.location).map(Vec::as_slice).unwrap_or_default();
+        let parts: Vec<&Span> = spans.iter().filter(|span| new.span.range.covers(span.range)).collect();
+        let links = parts.windows(2).all(|pair| pair[0].touches(pair[1]) && pair[0].links_to(pair[1]));
+        let is_same = links
+            && parts.first().is_some_and(|first| {
+                first.range.start() == new.span.range.start() && first.prev_hash == new.span.prev_hash
+            })
+            && parts
+                .last()
+                .is_some_and(|last| last.range.end() == new.span.range.end() && last.hash == new.span.hash);
+        if !is_same {
+            return invalid(format!(
+                "the segment on blocks {} merges others than it replaces",
+                new.span.range
+            ));
+        }
+        merged += parts.len();
+    }
+    if merged != replaced.len() {
+        return invalid("a merge replaces segments by nothing");
+    }
+    Ok(())
 }
 
 /// The blocks that the new segments cover and the block on either side of them: what is live

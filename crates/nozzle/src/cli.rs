@@ -48,6 +48,10 @@ pub enum Command {
     Files(FilesArgs),
     /// Check what is stored, reading only the files
     Check(CheckArgs),
+    /// Merge small files into larger ones, all that can be merged now
+    Compact(CompactArgs),
+    /// Delete files that were replaced, or never committed, longer ago than the grace period
+    Gc(GcArgs),
     /// Rebuild what a lost database knew of a dataset, from its files alone
     Restore(RestoreArgs),
     /// Look whether database and stores can do what they must, and say what to change
@@ -260,6 +264,22 @@ fn parse_check_level(text: &str) -> Result<Verify, String> {
         Ok(Verify::None) => Err("it checks nothing; the levels are links, header, full, senders".into()),
         level => level,
     }
+}
+
+/// `nozzle compact`.
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    /// Only these datasets: names, or name__x_y_z for a version
+    #[arg(long, env = "COMPACT_DATASET", value_delimiter = ',', value_name = "A,B,…")]
+    pub dataset: Vec<DatasetRef>,
+}
+
+/// `nozzle gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Only tell how much would be deleted
+    #[arg(long, env = "GC_DRY_RUN", value_parser = FalseyValueParser::new())]
+    pub dry_run: bool,
 }
 
 /// `nozzle restore`.

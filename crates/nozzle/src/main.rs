@@ -21,6 +21,7 @@ mod server;
 mod shutdown;
 mod sources;
 mod stores;
+mod upkeep;
 mod worker;
 
 use std::process::ExitCode;

@@ -9,8 +9,12 @@ use datafusion::{
     catalog::{CatalogProvider, SchemaProvider, TableProvider},
     error::{DataFusionError, Result as DataFusionResult},
 };
-use nozzle_core::{BlockRange, DatasetKind, DatasetRef, schema::schema_from_json};
+use nozzle_core::{
+    BlockRange, DatasetKind, DatasetRef,
+    schema::{added_columns, schema_from_json},
+};
 use nozzle_metadata::{CommitSeq, Dataset, Location, MetadataStore, Revision, Scan, Snapshot};
+use serde_json::Value;
 
 use crate::{
     nearest::suggestion,
@@ -108,10 +112,12 @@ impl DatasetSchema {
             DatasetKind::Substreams | DatasetKind::Manifest | DatasetKind::Sql => false,
         };
         let scan = Scan { location: location.id, sequence: self.sequence, range: BlockRange::from(0) };
+        let (schema, is_uniform) = location_schema(location).map_err(DataFusionError::Internal)?;
         Ok(SegmentTable::new(SegmentTableParts {
             metadata: Arc::clone(&self.metadata),
             stores: Arc::clone(&self.stores),
-            schema: location_schema(location).map_err(DataFusionError::Internal)?,
+            schema,
+            is_uniform,
             location: location.clone(),
             scan,
             is_raw,
@@ -135,9 +141,10 @@ impl SchemaProvider for DatasetSchema {
     }
 }
 
-/// The columns of a location.
-pub fn location_schema(location: &Location) -> Result<SchemaRef, String> {
+/// The columns of a location, and whether every file has all of them.
+pub fn location_schema(location: &Location) -> Result<(SchemaRef, bool), String> {
     let bad = |why: String| format!("the stored schema of table `{}` is damaged: {why}", location.table);
-    let json = serde_json::from_str(&location.schema).map_err(|error| bad(error.to_string()))?;
-    schema_from_json(&json).map(|schema: Schema| Arc::new(schema)).map_err(bad)
+    let json: Value = serde_json::from_str(&location.schema).map_err(|error| bad(error.to_string()))?;
+    let schema: Schema = schema_from_json(&json).map_err(bad)?;
+    Ok((Arc::new(schema), added_columns(&json).is_empty()))
 }

@@ -1,6 +1,7 @@
 //! Errors of queries, named by what the asker does next.
 
 use datafusion::error::DataFusionError;
+use nozzle_metadata::MetadataError;
 use thiserror::Error;
 
 /// Why a query has no answer.
@@ -26,10 +27,19 @@ pub enum QueryError {
     SnapshotExpired,
     /// The metadata or the object store failed.
     #[error(transparent)]
-    Metadata(#[from] nozzle_metadata::MetadataError),
+    Metadata(nozzle_metadata::MetadataError),
     /// Anything else that went wrong while the query ran.
     #[error("the query failed: {0}")]
     Execution(String),
+}
+
+impl From<MetadataError> for QueryError {
+    fn from(error: MetadataError) -> Self {
+        match error {
+            MetadataError::Expired => Self::SnapshotExpired,
+            error => Self::Metadata(error),
+        }
+    }
 }
 
 impl From<DataFusionError> for QueryError {
@@ -54,12 +64,15 @@ impl From<DataFusionError> for QueryError {
     }
 }
 
-/// Whether a missing object is somewhere in the chain of causes: readers wrap it in errors of
-/// their own.
+/// Whether a missing object, or one that was collected, is somewhere in the chain of causes: readers wrap it
+/// in errors of their own.
 fn is_missing_object(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(object_store::Error::NotFound { .. }) = error.downcast_ref() {
+            return true;
+        }
+        if let Some(MetadataError::Expired) = error.downcast_ref() {
             return true;
         }
         cause = error.source();

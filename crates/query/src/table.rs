@@ -43,6 +43,8 @@ pub struct SegmentTable {
     location: Location,
     scan: Scan,
     schema: SchemaRef,
+    /// Whether every file has all columns.
+    is_uniform: bool,
     /// The columns that hold the block number: `block_num` too where the dataset is raw.
     block_columns: &'static [&'static str],
     /// The column that sorts the rows of one block.
@@ -62,6 +64,8 @@ pub struct SegmentTableParts {
     pub scan: Scan,
     /// The table's columns.
     pub schema: SchemaRef,
+    /// Whether every file has all of them; what an older version has not written is null.
+    pub is_uniform: bool,
     /// Whether `block_num` always equals `_block_num`, as in raw datasets.
     pub is_raw: bool,
 }
@@ -69,10 +73,10 @@ pub struct SegmentTableParts {
 impl SegmentTable {
     /// A table over the given scan.
     pub fn new(parts: SegmentTableParts) -> Self {
-        let SegmentTableParts { metadata, stores, location, scan, schema, is_raw } = parts;
+        let SegmentTableParts { metadata, stores, location, scan, schema, is_uniform, is_raw } = parts;
         let block_columns: &[&str] = if is_raw { &[BLOCK_NUM, "block_num"] } else { &[BLOCK_NUM] };
         let order_within_block = order_within_block(&location.table).filter(|_| is_raw);
-        Self { metadata, stores, location, scan, schema, block_columns, order_within_block }
+        Self { metadata, stores, location, scan, schema, is_uniform, block_columns, order_within_block }
     }
 
     async fn files(&self, range: BlockRange) -> DataFusionResult<Vec<(Segment, PartitionedFile)>> {
@@ -105,9 +109,9 @@ impl SegmentTable {
             total_byte_size: Precision::Inexact(usize_of(file.size_bytes)),
             column_statistics: self.bounds_within(segment.span.range),
         };
-        PartitionedFile::new_from_meta(meta)
-            .with_statistics(Arc::new(statistics))
-            .with_arrow_schema(Arc::clone(&self.schema))
+        let file = PartitionedFile::new_from_meta(meta).with_statistics(Arc::new(statistics));
+        // Saves the reader from working out the file's own.
+        if self.is_uniform { file.with_arrow_schema(Arc::clone(&self.schema)) } else { file }
     }
 
     /// The bounds of the columns that the rows are sorted by, up to the last of them. Of those behind it

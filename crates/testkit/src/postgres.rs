@@ -161,6 +161,19 @@ pub fn ask(url: &str, statement: &str) -> Result<String> {
     execute(&Programs::find()?, url, statement)
 }
 
+/// Runs the statements of a file on the database at `url`, as pg_dump writes them.
+pub fn load(url: &str, file: &Path) -> Result<()> {
+    let done = Command::new(Programs::find()?.path("psql"))
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"])
+        .arg(file)
+        .arg(url)
+        .stdin(Stdio::null())
+        .output()
+        .context("running psql")?;
+    ensure!(done.status.success(), "loading failed: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
 fn own_server() -> Result<String> {
     static CLUSTER: Mutex<Option<Postgres>> = Mutex::new(None);
     let mut cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,21 +9,15 @@ use nozzle_core::{
     segment::{FileMetadata, FileOrigin},
 };
 use nozzle_query::{Stores, stores::persistently};
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{ObjectMeta, ObjectStore, path::Path};
 use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use uuid::Uuid;
 
 use super::choose::Order;
-use crate::error::DumpError;
+use crate::{error::DumpError, files::read_footer};
 
 /// Reads that are under way at once: a store answers each late, and many side by side.
 const READS_UNDER_WAY: usize = 64;
-
-/// What is read of a file's end at first; most footers are smaller.
-const TAIL_BYTES: u64 = 64 << 10;
-
-/// The length of the footer and the magic behind it.
-const END_BYTES: u64 = 8;
 
 /// An object whose place and name are those of a file of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,7 +141,7 @@ pub(super) fn read<'a>(
         let folder = layout::location_path(dataset, &object.table, revision);
         let url = format!("{base_url}{folder}/{}", object.name);
         let (store, path) = stores.resolve(&url)?;
-        let footer = match persistently(|_| footer(store.as_ref(), &path, object.size_bytes)).await {
+        let footer = match persistently(|_| read_footer(store.as_ref(), &path, object.size_bytes)).await {
             Ok(Some(footer)) => footer,
             Ok(None) => return Ok(Err(Unreadable { url, why: "it is not a Parquet file".into() })),
             Err(error) => return Err(DumpError::store(format!("reading {url}"), error)),
@@ -155,31 +149,6 @@ pub(super) fn read<'a>(
         Ok(told(object, footer).map_err(|why| Unreadable { url, why }))
     });
     stream::iter(reads).buffer_unordered(READS_UNDER_WAY)
-}
-
-/// The footer of a Parquet file; `None` where it has none.
-pub(super) async fn footer(
-    store: &dyn ObjectStore,
-    path: &Path,
-    size_bytes: u64,
-) -> object_store::Result<Option<Bytes>> {
-    if size_bytes < END_BYTES {
-        return Ok(None);
-    }
-    let start = size_bytes.saturating_sub(TAIL_BYTES);
-    let tail = store.get_range(path, start..size_bytes).await?;
-    let Some((body, end)) = tail.len().checked_sub(END_BYTES as usize).map(|at| tail.split_at(at)) else {
-        return Ok(None);
-    };
-    let Some((length, b"PAR1")) = end.split_first_chunk::<4>() else { return Ok(None) };
-    let length = u64::from(u32::from_le_bytes(*length));
-    if length <= body.len() as u64 {
-        return Ok(Some(tail.slice(body.len() - length as usize..body.len())));
-    }
-    match (size_bytes - END_BYTES).checked_sub(length) {
-        Some(start) => store.get_range(path, start..size_bytes - END_BYTES).await.map(Some),
-        None => Ok(None),
-    }
 }
 
 fn told(object: Object, footer: Bytes) -> Result<Told, String> {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use nozzle_core::{
     BlockNum, BlockRange, DatasetName, RevisionId, Span, TableDef, TableName, chain, layout,
-    schema::schema_to_json,
+    schema::schema_of_any_version,
 };
 use nozzle_metadata::{
     Commit, CommitSeq, Dataset, MetadataStore, NewFile, NewLocation, NewRevision, NewSegment, Revision,
@@ -225,7 +225,7 @@ impl Restore {
         let location = |table: &TableDef| NewLocation {
             table: table.name.clone(),
             url: format!("{}{}/", self.base_url, layout::location_path(&self.name, &table.name, id)),
-            schema: schema_to_json(&table.schema).to_string(),
+            schema: schema_of_any_version(&table.schema).to_string(),
         };
         let tables = defined.tables.iter().map(location).collect();
         let new = NewRevision { id, dataset: defined.dataset.id, state: RevisionState::Building, tables };
@@ -310,7 +310,7 @@ impl Restore {
         }
         let url = format!("{folder}{}", file.object.name);
         let (store, path) = self.stores.resolve(&url)?;
-        let footer = files::footer(store.as_ref(), &path, file.object.size_bytes).await;
+        let footer = crate::files::read_footer(store.as_ref(), &path, file.object.size_bytes).await;
         let footer = footer.map_err(|error| DumpError::store(format!("reading {url}"), error))?;
         footer.ok_or_else(|| DumpError::Refused(format!("{url} has changed while it was restored")))
     }

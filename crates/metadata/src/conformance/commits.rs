@@ -24,6 +24,21 @@ pub(super) async fn a_commit_adds_all_tables_under_one_number(database: Database
     assert_eq!(world.add(lease.id, &[span(20, 29)]).await.unwrap(), CommitSeq(2));
 }
 
+pub(super) async fn a_revision_tells_its_newest_commit(database: Database) {
+    let world = World::new(database).await;
+    let changed = async || world.revisions(world.dataset).await.unwrap()[0].changed;
+    assert_eq!(changed().await, CommitSeq(0));
+    let lease = world.claim_one(range(0, 99)).await;
+    for span in [span(0, 9), span(10, 19)] {
+        let sequence = world.add(lease.id, &[span]).await.unwrap();
+        assert_eq!(changed().await, sequence);
+    }
+    let snapshot = world.snapshot().await.unwrap();
+    assert_eq!(snapshot.datasets[0].1.as_ref().unwrap().changed, snapshot.sequence);
+    world.renew(&[lease.id]).await.unwrap();
+    assert_eq!(changed().await, snapshot.sequence);
+}
+
 pub(super) async fn an_empty_range_is_a_segment_without_a_file(database: Database) {
     let world = World::new(database).await;
     let lease = world.claim_one(range(0, 99)).await;

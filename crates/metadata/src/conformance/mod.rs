@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod collecting;
 mod commits;
 mod datasets;
 mod hints;
@@ -146,6 +147,7 @@ rules! {
     scans::a_file_is_found_by_its_id_also_when_replaced,
 
     commits::a_commit_adds_all_tables_under_one_number,
+    commits::a_revision_tells_its_newest_commit,
     commits::an_empty_range_is_a_segment_without_a_file,
     commits::tables_cut_at_different_blocks_are_refused,
     commits::spans_outside_of_the_lease_are_refused,
@@ -181,6 +183,12 @@ rules! {
     objects::a_recorded_object_tells_when_its_lease_ended,
     objects::an_upload_is_recorded_with_its_object,
     objects::objects_are_recorded_under_live_leases_only,
+
+    collecting::a_merge_changes_nothing_but_the_cuts,
+    collecting::a_merge_gives_way_to_writers_and_to_nobody_else,
+    collecting::replaced_segments_are_collected_after_the_grace_period,
+    collecting::a_retired_revision_is_collected_whole,
+    collecting::ended_leases_are_forgotten_but_for_those_of_objects,
 
     jobs::the_same_live_request_is_one_job,
     jobs::asked_for_at_once_it_is_still_one_job,

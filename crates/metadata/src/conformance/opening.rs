@@ -6,7 +6,7 @@ use super::Database;
 use crate::*;
 
 /// Every migration, oldest first.
-const MIGRATIONS: [&str; 3] = ["0001 initial", "0002 uploads", "0003 jobs"];
+const MIGRATIONS: [&str; 4] = ["0001 initial", "0002 uploads", "0003 jobs", "0004 compaction"];
 
 pub(super) async fn migrating_again_does_nothing(database: Database) {
     let config = database.config();

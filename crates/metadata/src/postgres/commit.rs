@@ -63,6 +63,9 @@ pub(super) async fn commit(tx: &mut PgConnection, commit: &Commit) -> Result<Com
     let (replaced, beside): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|stored| to_replace.contains(&stored.id));
     validate::check_replaced(commit, lease.range, &tables, &replaced)?;
+    if lease.yields {
+        validate::check_merge(commit, &replaced)?;
+    }
     validate::check_neighbours(commit, &tables, &beside)?;
     Ok(write_down(tx, commit).await?)
 }
@@ -89,7 +92,11 @@ const WRITE_DOWN: &str = concat!(
           renewed AS (UPDATE leases SET heartbeat_at = ",
     now!(),
     " WHERE id = $1),
-          replaced AS (UPDATE segments SET replaced_seq = (SELECT sequence FROM counter)
+          changed AS (UPDATE revisions SET changed_seq = (SELECT sequence FROM counter)
+                      WHERE id = (SELECT revision_id FROM leases WHERE id = $1)),
+          replaced AS (UPDATE segments SET replaced_seq = (SELECT sequence FROM counter), replaced_at = ",
+    now!(),
+    "
                        WHERE id = ANY($2) RETURNING id),
           new AS (SELECT * FROM UNNEST($3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[], $7::bytea[], $8::text[],
                                        $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bytea[])

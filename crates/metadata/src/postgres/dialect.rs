@@ -23,6 +23,13 @@ macro_rules! later {
     };
 }
 
+/// The time so many seconds ago.
+macro_rules! ago {
+    ($seconds:literal) => {
+        concat!("clock_timestamp() - make_interval(secs => ", $seconds, ")")
+    };
+}
+
 macro_rules! for_update {
     () => {
         " FOR UPDATE"
@@ -92,8 +99,8 @@ macro_rules! after_pulse {
     };
 }
 pub(in crate::postgres) use {
-    after_pulse, before_pulse, for_update, ids, json_array, json_rows, later, silent, skip_locked, texts,
-    uuids,
+    after_pulse, ago, before_pulse, for_update, ids, json_array, json_rows, later, silent, skip_locked,
+    texts, uuids,
 };
 
 /// Tells workers that there may be something to do.

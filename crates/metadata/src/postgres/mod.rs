@@ -3,6 +3,9 @@
 //! Transactions read what is committed and lock rows, always in this order: dataset, revision,
 //! lease, commit counter. Times are by the server's clock.
 
+#[path = "../collect.rs"]
+#[allow(clippy::duplicate_mod, reason = "each database compiles it with its own words")]
+mod collect;
 mod commit;
 mod connect;
 mod datasets;
@@ -200,6 +203,10 @@ impl MetadataStore for PostgresStore {
         Ok(())
     }
 
+    async fn change_schema(&self, location: LocationId, from: &str, to: &str) -> Result<bool> {
+        write!(self, tx => revisions::change_schema(&mut tx, location, from, to))
+    }
+
     async fn snapshot(&self) -> Result<Snapshot> {
         ask!(self, connection => revisions::snapshot(connection))
     }
@@ -270,6 +277,15 @@ impl MetadataStore for PostgresStore {
         write!(self, tx => leases::claim(&mut tx, revision, wanted, holder))
     }
 
+    async fn claim_to_merge(
+        &self,
+        revision: RevisionId,
+        range: BlockRange,
+        holder: &str,
+    ) -> Result<Option<(Lease, CommitSeq)>> {
+        write!(self, tx => leases::claim_to_merge(&mut tx, revision, range, holder))
+    }
+
     async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<LeaseId>> {
         ask!(self, connection => leases::renew(connection, leases))
     }
@@ -313,6 +329,26 @@ impl MetadataStore for PostgresStore {
             within(write).await.map_err(|fault: crate::fault::CommitFault| fault.of(&self.name))?;
         self.hints.tell(sequence);
         Ok(sequence)
+    }
+
+    async fn collect(&self, grace: Duration, limit: u32) -> Result<u64> {
+        write!(self, tx => collect::collect(&mut tx, grace, limit))
+    }
+
+    async fn collectable(&self, grace: Duration) -> Result<Collectable> {
+        ask!(self, connection => collect::collectable(connection, grace))
+    }
+
+    async fn doomed_objects(&self, limit: u32) -> Result<Vec<(Location, String)>> {
+        ask!(self, connection => collect::doomed(connection, limit))
+    }
+
+    async fn forget_doomed(&self, location: LocationId, names: &[String]) -> Result<()> {
+        write!(self, tx => collect::forget_doomed(&mut tx, location, names))
+    }
+
+    async fn forget_leases(&self, grace: Duration, limit: u32) -> Result<u64> {
+        write!(self, tx => collect::forget_leases(&mut tx, grace, limit))
     }
 
     async fn set_finality(&self, network: &Network, finality: &Finality) -> Result<()> {

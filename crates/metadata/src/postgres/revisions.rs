@@ -57,6 +57,16 @@ pub(super) async fn of_dataset(
     read_revisions(revisions, locations)
 }
 
+pub(super) async fn change_schema(
+    tx: &mut PgConnection,
+    location: LocationId,
+    from: &str,
+    to: &str,
+) -> Result<bool, Fault> {
+    let changed = sqlx::query(sql::CHANGE_SCHEMA).bind(location.0).bind(from).bind(to).execute(tx).await?;
+    Ok(changed.rows_affected() > 0)
+}
+
 pub(super) async fn activate(tx: &mut PgConnection, id: RevisionId) -> Result<CommitSeq, Fault> {
     let Some(dataset) = dataset_of(tx, id).await? else {
         return refused(format!("there is no revision {id}"));

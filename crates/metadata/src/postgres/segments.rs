@@ -9,7 +9,7 @@ use crate::{
     fault::Fault,
     model::*,
     rows::{
-        CoverageRow, FileRow, FooterRow, LocationRecordRow, PlacedRow, SegmentRow, SpanRow, TotalsRow,
+        CoverageRow, FileRow, FooterRow, LocationRecordRow, PlacedRow, ScannedRow, SpanRow, TotalsRow,
         read_all,
     },
     sql::{self, id_list},
@@ -25,8 +25,19 @@ macro_rules! bind_scan {
 }
 
 pub(super) async fn list(connection: &mut PgConnection, scan: &Scan) -> Result<Vec<Segment>, Fault> {
-    let rows: Vec<SegmentRow> = bind_scan!(sqlx::query_as(sql::SEGMENTS), scan).fetch_all(connection).await?;
-    read_all(rows, SegmentRow::read)
+    let rows: Vec<ScannedRow> =
+        bind_scan!(sqlx::query_as(sql::SEGMENTS), scan).fetch_all(&mut *connection).await?;
+    let collected = match rows.first() {
+        Some(row) => Some(row.collected_seq),
+        None => {
+            let statement = sqlx::query_scalar(sql::COLLECTED).bind(scan.location.0);
+            statement.fetch_optional(connection).await?
+        }
+    };
+    if collected.is_some_and(|collected| scan.sequence.0 < collected) {
+        return Err(Fault::Expired);
+    }
+    read_all(rows, ScannedRow::read)
 }
 
 pub(super) async fn spans(connection: &mut PgConnection, scan: &Scan) -> Result<Vec<Span>, Fault> {

@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{leases, revisions};
+use super::{leases, now, revisions};
 use crate::{
     error::CommitError,
     fault::{CommitFault, Fault},
@@ -30,7 +30,11 @@ pub(super) async fn commit(tx: &mut SqliteConnection, commit: &Commit) -> Result
     };
     let tables = revisions::locations(tx, lease.revision).await?;
     validate::check_form(commit, lease.range, &tables)?;
-    validate::check_replaced(commit, lease.range, &tables, &replaced(tx, commit).await?)?;
+    let replaced = replaced(tx, commit).await?;
+    validate::check_replaced(commit, lease.range, &tables, &replaced)?;
+    if lease.yields {
+        validate::check_merge(commit, &replaced)?;
+    }
     validate::check_neighbours(commit, &tables, &live(tx, &lease, commit).await?)?;
 
     let sequence = revisions::next_sequence(tx).await?;
@@ -39,6 +43,11 @@ pub(super) async fn commit(tx: &mut SqliteConnection, commit: &Commit) -> Result
     for segment in &commit.added {
         add(tx, segment, sequence).await?;
     }
+    sqlx::query("UPDATE revisions SET changed_seq = $2 WHERE id = $1")
+        .bind(lease.revision.0)
+        .bind(sequence.0)
+        .execute(&mut *tx)
+        .await?;
     leases::renew(tx, &[lease.id]).await?;
     Ok(sequence)
 }
@@ -67,7 +76,12 @@ async fn live(tx: &mut SqliteConnection, lease: &Lease, commit: &Commit) -> Resu
 }
 
 async fn replace(tx: &mut SqliteConnection, commit: &Commit, sequence: CommitSeq) -> Result<(), Fault> {
-    sqlx::query("UPDATE segments SET replaced_seq = $2 WHERE id IN (SELECT value FROM json_each($1))")
+    let statement = concat!(
+        "UPDATE segments SET replaced_seq = $2, replaced_at = ",
+        now!(),
+        " WHERE id IN (SELECT value FROM json_each($1))"
+    );
+    sqlx::query(statement)
         .bind(id_list(commit.replaced.iter().map(|id| id.0)))
         .bind(sequence.0)
         .execute(tx)

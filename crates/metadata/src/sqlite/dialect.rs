@@ -20,6 +20,13 @@ macro_rules! later {
     };
 }
 
+/// The time so many seconds ago.
+macro_rules! ago {
+    ($seconds:literal) => {
+        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ", $seconds, " || ' seconds')")
+    };
+}
+
 /// A transaction that writes is alone.
 macro_rules! for_update {
     () => {
@@ -79,8 +86,8 @@ macro_rules! after_pulse {
     };
 }
 pub(in crate::sqlite) use {
-    after_pulse, before_pulse, for_update, ids, json_array, json_rows, later, silent, skip_locked, texts,
-    uuids,
+    after_pulse, ago, before_pulse, for_update, ids, json_array, json_rows, later, silent, skip_locked,
+    texts, uuids,
 };
 
 /// Workers of this process are told by the store, and there are no others.

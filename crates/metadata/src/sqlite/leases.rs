@@ -10,7 +10,7 @@ use crate::{
     model::*,
     rows::{LeaseRow, ObjectRow, read_all},
     sql::{self, id_list},
-    validate::{self, bounds},
+    validate::{self, Taker, bounds},
 };
 
 /// For how long a lease has been silent.
@@ -23,7 +23,7 @@ macro_rules! silence {
 macro_rules! lease_columns {
     () => {
         concat!(
-            "SELECT id AS lease_id, revision_id, start_block, end_block, holder, ",
+            "SELECT id AS lease_id, revision_id, start_block, end_block, yields, holder, ",
             silence!(),
             " AS silent_seconds FROM leases "
         )
@@ -39,37 +39,63 @@ pub(super) async fn claim(
     holder: &str,
 ) -> Result<Claim, Fault> {
     validate::check_writable(revision, revisions::lock(tx, revision).await?)?;
-    let (ranges, held) = validate::plan_claim(wanted, take_over(tx, revision, wanted, None).await?);
+    let (ranges, held) =
+        validate::plan_claim(wanted, take_over(tx, revision, wanted, Taker::Writer(None)).await?);
     let mut granted = vec![];
     for range in ranges {
-        let (start, end) = bounds(range);
-        let id: i64 = sqlx::query_scalar(sql::INSERT_LEASE)
-            .bind(revision.0)
-            .bind(start)
-            .bind(end)
-            .bind(holder)
-            .fetch_one(&mut *tx)
-            .await?;
-        granted.push(Lease { id: LeaseId(id), revision, range });
+        granted.push(grant(tx, revision, range, holder, false).await?);
     }
     // Last: whoever committed on these blocks before had the revision locked, and is seen now.
     let sequence: i64 = sqlx::query_scalar(sql::SEQUENCE).fetch_one(tx).await?;
     Ok(Claim { granted, held, sequence: CommitSeq(sequence) })
 }
 
-/// Ends the silent leases that overlap what is wanted, but for the caller's own, and gives the
+async fn grant(
+    tx: &mut SqliteConnection,
+    revision: RevisionId,
+    range: BlockRange,
+    holder: &str,
+    yields: bool,
+) -> Result<Lease, Fault> {
+    let (start, end) = bounds(range);
+    let id: i64 = sqlx::query_scalar(sql::INSERT_LEASE)
+        .bind(revision.0)
+        .bind(start)
+        .bind(end)
+        .bind(holder)
+        .bind(yields)
+        .fetch_one(tx)
+        .await?;
+    Ok(Lease { id: LeaseId(id), revision, range, yields })
+}
+
+pub(super) async fn claim_to_merge(
+    tx: &mut SqliteConnection,
+    revision: RevisionId,
+    range: BlockRange,
+    holder: &str,
+) -> Result<Option<(Lease, CommitSeq)>, Fault> {
+    validate::check_writable(revision, revisions::lock(tx, revision).await?)?;
+    let live = take_over(tx, revision, &[range], Taker::Merger).await?;
+    if !validate::overlapping(&[range], live).is_empty() {
+        return Ok(None);
+    }
+    let lease = grant(tx, revision, range, holder, true).await?;
+    let sequence: i64 = sqlx::query_scalar(sql::SEQUENCE).fetch_one(tx).await?;
+    Ok(Some((lease, CommitSeq(sequence))))
+}
+
+/// Ends the silent leases that overlap what is wanted, and those that give way to it, but for the caller's own, and gives the
 /// others that have not ended.
 async fn take_over(
     tx: &mut SqliteConnection,
     revision: RevisionId,
     wanted: &[BlockRange],
-    own: Option<LeaseId>,
+    taker: Taker,
 ) -> Result<Vec<HeldLease>, Fault> {
     let held = unended(tx, revision).await?;
-    let others = held.into_iter().filter(|held| Some(held.lease.id) != own).collect::<Vec<_>>();
-    let (silent, live): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|held| held.silent_for >= LEASE_TIMEOUT);
-    let taken = validate::overlapping(wanted, silent);
+    let (taken, live) = validate::taken_over(held, taker);
+    let taken = validate::overlapping(wanted, taken);
     end(tx, taken.iter().map(|held| held.lease.id)).await?;
     Ok(live)
 }
@@ -86,7 +112,7 @@ pub(super) async fn live(
     revision: RevisionId,
 ) -> Result<Vec<HeldLease>, Fault> {
     let held = unended(connection, revision).await?;
-    Ok(held.into_iter().filter(|held| held.silent_for < LEASE_TIMEOUT).collect())
+    Ok(held.into_iter().filter(|held| held.silent_for < LEASE_TIMEOUT && !held.lease.yields).collect())
 }
 
 async fn end(tx: &mut SqliteConnection, leases: impl Iterator<Item = LeaseId>) -> Result<(), Fault> {
@@ -127,7 +153,7 @@ pub(super) async fn widen(
     range: BlockRange,
 ) -> Result<Result<Lease, Vec<HeldLease>>, Fault> {
     let Some(lease) = unended_one(tx, id).await? else { return refused(format!("the lease {id} has ended")) };
-    let live = take_over(tx, lease.revision, &[range], Some(id)).await?;
+    let live = take_over(tx, lease.revision, &[range], Taker::Writer(Some(id))).await?;
     let in_the_way = validate::overlapping(&[range], live);
     if !in_the_way.is_empty() {
         return Ok(Err(in_the_way));

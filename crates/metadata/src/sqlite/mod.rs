@@ -4,6 +4,9 @@
 //! and begin with `BEGIN IMMEDIATE`, so that they wait for other processes' writes instead of
 //! failing later. A commit is on the disk when it is answered (`synchronous = FULL`).
 
+#[path = "../collect.rs"]
+#[allow(clippy::duplicate_mod, reason = "each database compiles it with its own words")]
+mod collect;
 mod commit;
 mod connect;
 mod datasets;
@@ -17,7 +20,7 @@ mod revisions;
 mod segments;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -172,6 +175,10 @@ impl MetadataStore for SqliteStore {
         Ok(())
     }
 
+    async fn change_schema(&self, location: LocationId, from: &str, to: &str) -> Result<bool> {
+        write!(self, tx => revisions::change_schema(&mut tx, location, from, to))
+    }
+
     async fn snapshot(&self) -> Result<Snapshot> {
         read!(self, connection => revisions::snapshot(connection))
     }
@@ -242,6 +249,15 @@ impl MetadataStore for SqliteStore {
         write!(self, tx => leases::claim(&mut tx, revision, wanted, holder))
     }
 
+    async fn claim_to_merge(
+        &self,
+        revision: RevisionId,
+        range: BlockRange,
+        holder: &str,
+    ) -> Result<Option<(Lease, CommitSeq)>> {
+        write!(self, tx => leases::claim_to_merge(&mut tx, revision, range, holder))
+    }
+
     async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<LeaseId>> {
         write!(self, tx => leases::renew(&mut tx, leases))
     }
@@ -284,6 +300,26 @@ impl MetadataStore for SqliteStore {
         let sequence = write.await.map_err(|fault: crate::fault::CommitFault| fault.of(&self.name))?;
         self.hints.tell(sequence);
         Ok(sequence)
+    }
+
+    async fn collect(&self, grace: Duration, limit: u32) -> Result<u64> {
+        write!(self, tx => collect::collect(&mut tx, grace, limit))
+    }
+
+    async fn collectable(&self, grace: Duration) -> Result<Collectable> {
+        read!(self, connection => collect::collectable(connection, grace))
+    }
+
+    async fn doomed_objects(&self, limit: u32) -> Result<Vec<(Location, String)>> {
+        read!(self, connection => collect::doomed(connection, limit))
+    }
+
+    async fn forget_doomed(&self, location: LocationId, names: &[String]) -> Result<()> {
+        write!(self, tx => collect::forget_doomed(&mut tx, location, names))
+    }
+
+    async fn forget_leases(&self, grace: Duration, limit: u32) -> Result<u64> {
+        write!(self, tx => collect::forget_leases(&mut tx, grace, limit))
     }
 
     async fn set_finality(&self, network: &Network, finality: &Finality) -> Result<()> {

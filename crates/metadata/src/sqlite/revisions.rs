@@ -66,6 +66,16 @@ pub(super) async fn locations(
     read_all(rows, LocationRow::read)
 }
 
+pub(super) async fn change_schema(
+    tx: &mut SqliteConnection,
+    location: LocationId,
+    from: &str,
+    to: &str,
+) -> Result<bool, Fault> {
+    let changed = sqlx::query(sql::CHANGE_SCHEMA).bind(location.0).bind(from).bind(to).execute(tx).await?;
+    Ok(changed.rows_affected() > 0)
+}
+
 pub(super) async fn activate(tx: &mut SqliteConnection, id: RevisionId) -> Result<CommitSeq, Fault> {
     let Some(dataset) = dataset_of(tx, id).await? else {
         return refused(format!("there is no revision {id}"));

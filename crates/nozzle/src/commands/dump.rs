@@ -25,12 +25,13 @@ use crate::{
     shutdown::Shutdown,
     sources::{self, Endpoint},
     stores,
+    upkeep::Upkeep,
 };
 
 /// Dumps once, or again and again.
 pub async fn run(args: DumpArgs, config: Config) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::watch("stopping at the next whole block; once more to stop at once")?;
-    let context = Context::open(config).await?;
+    let context = Arc::new(Context::open(config).await?);
     let base_url = match &args.location {
         // A path on the command line is relative to where the command runs.
         Some(place) => {
@@ -58,7 +59,7 @@ pub async fn run(args: DumpArgs, config: Config) -> anyhow::Result<ExitCode> {
 
 struct Dump {
     args: DumpArgs,
-    context: Context,
+    context: Arc<Context>,
     base_url: String,
     shutdown: Shutdown,
 }
@@ -107,7 +108,25 @@ impl Dump {
     /// turn. `fresh` has the datasets that are still to be built anew.
     async fn once(&self, built: &mut BTreeSet<DatasetId>) -> anyhow::Result<RunEnd> {
         let jobs = self.jobs().await?;
-        self.collect().await;
+        let datasets = jobs.iter().map(|job| job.dataset.id).collect();
+        let upkeep = Upkeep::new(Arc::clone(&self.context), holder("dump"), Some(datasets));
+        if !self.args.follow {
+            let end = self.dump_all(jobs, built).await;
+            // Also after a failure: what was replaced before it is to go.
+            upkeep.once(self.shutdown.token()).await;
+            return end;
+        }
+        let stop = self.shutdown.token().child_token();
+        let dumping = async {
+            let end = self.dump_all(jobs, built).await;
+            stop.cancel();
+            end
+        };
+        let (end, ()) = tokio::join!(dumping, upkeep.run(&stop));
+        end
+    }
+
+    async fn dump_all(&self, jobs: Vec<Job>, built: &mut BTreeSet<DatasetId>) -> anyhow::Result<RunEnd> {
         // Following never ends, so that whoever follows several follows them side by side.
         let side_by_side = if self.args.follow { jobs.len() } else { 1 };
         let is_one_of_several = jobs.len() > 1;
@@ -141,23 +160,6 @@ impl Dump {
             (1, Some(error)) if !is_one_of_several => Err(error),
             (failed @ 1.., _) => Err(anyhow::anyhow!("{failed} of the datasets failed; see above")),
             _ => Ok(run_end),
-        }
-    }
-
-    /// Deletes what writers that ended before they could commit have left. Nobody has to wait for it in
-    /// vain: what cannot be deleted now is deleted by a later run.
-    async fn collect(&self) {
-        let Context { config, metadata, stores } = &self.context;
-        if !config.compaction.collector_enabled {
-            return;
-        }
-        let grace = Duration::from_secs_f64(config.compaction.file_lock_duration_secs);
-        match nozzle_dump::collect::unregistered(metadata, stores, grace).await {
-            Ok(0) => {}
-            Ok(deleted) => tracing::info!("deleted {deleted} objects that were never committed"),
-            Err(error) => {
-                tracing::warn!("objects that were never committed stay for now: {}", error.with_causes());
-            }
         }
     }
 

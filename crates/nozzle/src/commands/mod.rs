@@ -1,10 +1,12 @@
 //! What each command does, one module a command.
 
 mod check;
+mod compact;
 mod dataset;
 mod doctor;
 mod dump;
 mod files;
+mod gc;
 mod generate_manifest;
 mod migrate;
 mod query;
@@ -34,6 +36,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(args, config()?).await,
         Command::Files(args) => files::run(args, config()?).await,
         Command::Dataset(command) => dataset::run(command, config()?).await,
+        Command::Compact(args) => compact::run(args, config()?).await,
+        Command::Gc(args) => gc::run(args, config()?).await,
         Command::Restore(args) => restore::run(args, config()?).await,
         Command::Doctor => doctor::run(config()?).await,
         Command::Migrate => migrate::run(config()?).await,

@@ -105,10 +105,22 @@ pub struct Writer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Compaction {
-    /// Whether objects that no commit has taken up are deleted.
+    /// Whether small files are merged into larger ones.
+    pub compactor_enabled: bool,
+    /// Whether files are deleted that nobody can need any more.
     pub collector_enabled: bool,
-    /// How long after the end of their writer's lease.
+    /// The size of a merged file at most, in MiB.
+    pub target_size_mb: u64,
+    /// Files that are merged into one at least.
+    pub min_file_count: usize,
+    /// How often there is a look at what can be merged.
+    pub compactor_interval_secs: f64,
+    /// How often there is a look at what can be deleted.
+    pub collector_interval_secs: f64,
+    /// How long after it was replaced, or after the end of its writer's lease, a file is deleted.
     pub file_lock_duration_secs: f64,
+    /// Merges that are under way at a time.
+    pub write_concurrency: usize,
 }
 
 /// `[cache]`
@@ -236,7 +248,40 @@ impl Default for Writer {
 
 impl Default for Compaction {
     fn default() -> Self {
-        Self { collector_enabled: true, file_lock_duration_secs: 3600.0 }
+        Self {
+            compactor_enabled: true,
+            collector_enabled: true,
+            target_size_mb: 512,
+            min_file_count: 2,
+            compactor_interval_secs: 10.0,
+            collector_interval_secs: 60.0,
+            file_lock_duration_secs: 3600.0,
+            write_concurrency: 1,
+        }
+    }
+}
+
+impl Compaction {
+    fn check(&self) -> anyhow::Result<()> {
+        for (name, seconds) in [
+            ("compactor_interval_secs", self.compactor_interval_secs),
+            ("collector_interval_secs", self.collector_interval_secs),
+            ("file_lock_duration_secs", self.file_lock_duration_secs),
+        ] {
+            if !is_interval(seconds) {
+                bail!("compaction.{name} must be greater than 0 and at most a year");
+            }
+        }
+        if !(1..=1 << 20).contains(&self.target_size_mb) {
+            bail!("compaction.target_size_mb must be from 1 to 1048576");
+        }
+        if self.min_file_count < 2 {
+            bail!("compaction.min_file_count must be at least 2");
+        }
+        if !(1..=64).contains(&self.write_concurrency) {
+            bail!("compaction.write_concurrency must be from 1 to 64");
+        }
+        Ok(())
     }
 }
 
@@ -297,9 +342,7 @@ impl Config {
         if !is_interval(self.writer.segment_flush_interval_secs) {
             bail!("writer.segment_flush_interval_secs must be greater than 0 and at most a year");
         }
-        if !is_interval(self.compaction.file_lock_duration_secs) {
-            bail!("compaction.file_lock_duration_secs must be greater than 0 and at most a year");
-        }
+        self.compaction.check()?;
         if !self.cache.dir.as_os_str().is_empty() && self.cache.size_mb == 0 {
             bail!("cache.size_mb must be at least 1 where cache.dir is set");
         }

@@ -34,7 +34,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Context;
+use crate::{
+    context::{Context, holder},
+    upkeep::Upkeep,
+};
 pub use supervisor::supervise;
 use throttles::Throttles;
 
@@ -140,7 +143,15 @@ impl Worker {
     /// Works until `stop`, then ends its tasks at whole blocks and gives the name back.
     pub async fn run(self, stop: &CancellationToken) -> anyhow::Result<()> {
         let worker = Arc::new(self);
-        let ended = Loop::new(Arc::clone(&worker)).run(stop).await;
+        let holder = holder(&format!("worker --node-id {}", worker.options.node_id));
+        let keeping = stop.child_token();
+        let upkeep = Upkeep::new(Arc::clone(&worker.context), holder, None);
+        let working = async {
+            let ended = Loop::new(Arc::clone(&worker)).run(stop).await;
+            keeping.cancel();
+            ended
+        };
+        let (ended, ()) = tokio::join!(working, upkeep.run(&keeping));
         let retired = timeout(LAST_WORDS, worker.context.metadata.retire_worker(&worker.hold)).await;
         if !matches!(retired, Ok(Ok(()))) {
             tracing::warn!("the end of the worker could not be written down; others notice within seconds");

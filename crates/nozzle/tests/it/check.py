@@ -9,12 +9,22 @@ if kind == "a changed value":
     data[3] = bytes([data[3][0] ^ 1]) + data[3][1:] if data[3] else b"\x01"
     index = table.schema.get_field_index("data")
     table = table.set_column(index, table.schema.field(index), pa.array(data, table.schema.field(index).type))
-else:
+elif kind == "a missing row":
     table = pa.concat_tables([table.slice(0, 2), table.slice(3)])
+else:
+    # As an older version wrote it: without the columns after the colon.
+    table = table.drop_columns(kind.removeprefix("without: ").split(" "))
 pq.write_table(table, path)
 connection = sqlite3.connect(database)
 changed = connection.execute(
     "UPDATE segments SET size_bytes = ? WHERE file_name = ? AND location_id IN (SELECT id FROM locations WHERE table_name = ?)",
     (os.path.getsize(path), os.path.basename(path), path.split("/")[-3]))
 assert changed.rowcount == 1
+if kind.startswith("without"):
+    file = open(path, "rb").read()
+    footer = file[-8 - int.from_bytes(file[-8:-4], "little"):-8]
+    connection.execute(
+        "UPDATE footers SET footer = ? WHERE segment_id = (SELECT s.id FROM segments s JOIN locations l ON l.id = s.location_id"
+        " WHERE s.file_name = ? AND l.table_name = ?)",
+        (footer, os.path.basename(path), path.split("/")[-3]))
 connection.commit()

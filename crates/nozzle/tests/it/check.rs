@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use crate::harness::{Db, Place, python, synthetic};
+use crate::harness::{Db, NOT_MERGED, Place, python, synthetic};
 use nozzle_testkit::replay::{Recording, ReplayServer};
 
 const TABLES: [&str; 4] = ["blocks", "transactions", "logs", "withdrawals"];
 
-fn node(seed: u64) -> ReplayServer {
+pub fn node(seed: u64) -> ReplayServer {
     synthetic(Recording::small_mainnet_like(60, 8, seed), 0)
 }
 
 /// A dataset of three segments of 20 blocks.
-fn dumped(node: &ReplayServer) -> Place {
-    let place = Place::configured(Db::Sqlite, "");
+pub fn dumped(node: &ReplayServer) -> Place {
+    let place = Place::configured(Db::Sqlite, NOT_MERGED);
     place.define("eth", "chain-1337", node.url());
     for end in ["19", "39", "59"] {
         place.ok(&["dump", "--dataset", "eth", "-e", end, "--verify", "full"]);
@@ -30,13 +30,13 @@ fn rows(place: &Place) -> Vec<String> {
 }
 
 /// The files of a table, in block order.
-async fn files(place: &Place, table: &str) -> Vec<PathBuf> {
+pub async fn files(place: &Place, table: &str) -> Vec<PathBuf> {
     let stored = place.stored("eth").await;
     let (_, folder, segments) = stored.tables.iter().find(|(name, ..)| name == table).unwrap();
     segments.iter().map(|segment| folder.join(&segment.file.as_ref().unwrap().name)).collect()
 }
 
-fn change(place: &Place, file: &std::path::Path, kind: &str) {
+pub fn change(place: &Place, file: &std::path::Path, kind: &str) {
     let database = place.path(".nozzle/metadata.db");
     let database = if database.exists() { database } else { place.path("metadata.db") };
     python(include_str!("check.py"), &[database.to_str().unwrap(), file.to_str().unwrap(), kind]);
@@ -97,6 +97,31 @@ async fn damage_is_found_and_mended() {
     let length = std::fs::metadata(&file).unwrap().len();
     std::fs::File::options().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
     is_found_and_mended(&place, &right, "blocks", file.to_str().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_says_of_a_file_is_compared_with_it() {
+    let node = node(12);
+    let place = dumped(&node);
+    let right = rows(&place);
+    let of_middle = "segment_id IN (SELECT id FROM segments WHERE start_block = 20)";
+    for (statement, finding) in [
+        (
+            "UPDATE segments SET row_count = row_count + 1 WHERE start_block = 20".to_owned(),
+            "rows, and the metadata",
+        ),
+        (format!("UPDATE footers SET footer = zeroblob(99) WHERE {of_middle}"), "its footer is not the one"),
+        ("UPDATE segments SET prev_hash = zeroblob(32) WHERE start_block = 20".to_owned(), "as the child of"),
+    ] {
+        let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as database:\n    database.execute(sys.argv[2])";
+        python(script, &[place.path("metadata.db").to_str().unwrap(), &statement]);
+        let said = place.run(&["check", "--dataset", "eth"]);
+        assert!(said.code == Some(1) && said.stdout.contains(finding), "{finding}: {}", said.stdout);
+        let said = place.run(&["check", "--dataset", "eth", "--repair"]);
+        assert_eq!(said.code, Some(0), "{finding}: {}{}", said.stdout, said.stderr);
+        assert!(rows(&place) == right, "{finding}");
+        place.ok(&["check", "--dataset", "eth"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,7 +102,9 @@ pub struct Api {
 
 impl Api {
     pub fn of(server: &Server) -> Self {
-        Self { client: reqwest::Client::new(), url: server.admin().to_owned(), token: None }
+        // A connection on which a request was refused before all of it was read is closed: none is used twice.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        Self { client, url: server.admin().to_owned(), token: None }
     }
 
     pub fn with_token(self, token: &str) -> Self {

@@ -11,7 +11,7 @@ use nozzle_testkit::replay::{Recording, ReplayServer};
 use parquet::file::metadata::ParquetMetaDataReader;
 
 use crate::harness::{
-    Db, Place, Said, Stored, gate, python_program, synthetic, until, until_stored, until_sync,
+    Db, NOT_MERGED, Place, Said, Stored, gate, python_program, synthetic, until, until_stored, until_sync,
 };
 
 fn node(blocks: u64, delay_ms: u64) -> ReplayServer {
@@ -107,10 +107,10 @@ async fn parallel_jobs_give_the_same_rows_and_a_linked_chain() {
     let rows = |place: &Place| {
         place.query("SELECT count(*) AS n, sum(gas_used) AS gas, count(DISTINCT tx_hash) AS txs FROM eth.transactions")
     };
-    let one = defined(&node, Db::Sqlite, "");
+    let one = defined(&node, Db::Sqlite, NOT_MERGED);
     one.ok(&["dump", "--dataset", "eth"]);
     for db in [Db::Sqlite, Db::Postgres] {
-        let four = defined(&node, db, "");
+        let four = defined(&node, db, NOT_MERGED);
         four.ok(&["dump", "--dataset", "eth", "-j", "8"]);
         assert_eq!(rows(&one), rows(&four));
         let stored = four.stored("eth").await;
@@ -131,7 +131,7 @@ async fn parallel_jobs_give_the_same_rows_and_a_linked_chain() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_tables_are_cut_at_the_same_block_when_one_reaches_the_size() {
     let node = synthetic(Recording::synthetic(1_500, 20, 4, 33), 0);
-    let place = defined(&node, Db::Sqlite, "");
+    let place = defined(&node, Db::Sqlite, NOT_MERGED);
     place.ok(&["dump", "--dataset", "eth", "--partition-size-mb", "1"]);
     let stored = place.stored("eth").await;
     stored.assert_sound(0, 1_499);
@@ -511,7 +511,7 @@ fn answers_come_in_four_formats_and_pipe() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_lists_only_the_segments_of_its_block_range() {
     let node = node(1_200, 0);
-    let place = defined(&node, Db::Sqlite, "");
+    let place = defined(&node, Db::Sqlite, NOT_MERGED);
     for end in (99..1_200).step_by(100) {
         place.ok(&["dump", "--dataset", "eth", "-e", &end.to_string()]);
     }

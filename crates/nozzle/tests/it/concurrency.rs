@@ -45,7 +45,7 @@ fn duration() -> Duration {
 
 /// One row without a non-zero number behind the first column, if the answer is a chain at one moment.
 /// `n` is how many blocks it has.
-const QUESTIONS: [&str; 3] = [
+pub const QUESTIONS: [&str; 3] = [
     "SELECT count(*) AS n,
             count(*) - count(DISTINCT block_num) AS doubled,
             max(block_num) + 1 - count(*) AS missing,
@@ -139,11 +139,7 @@ async fn ask_over_http(url: String, client: u64, until: Instant, answers: Arc<At
         let answer = http.post(&url).body(sql).send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert_eq!(status, 200, "{text}");
-        let row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
-        // Wide numbers are text.
-        let number = |value: &serde_json::Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
-        let numbers = row.iter().map(|(name, value)| (name.clone(), number(value).expect("a number")));
-        assert_is_whole(sql, numbers.collect());
+        assert_line_is_whole(sql, &text);
         answers.fetch_add(1, Ordering::Relaxed);
         asked += 1;
     }
@@ -168,6 +164,15 @@ async fn ask_over_flight(url: String, client: u64, until: Instant, answers: Arc<
         answers.fetch_add(1, Ordering::Relaxed);
         asked += 1;
     }
+}
+
+/// Checks the JSON line that answers one of [`QUESTIONS`].
+pub fn assert_line_is_whole(sql: &str, line: &str) {
+    let row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+    // Wide numbers are text.
+    let number = |value: &serde_json::Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let numbers = row.iter().map(|(name, value)| (name.clone(), number(value).expect("a number")));
+    assert_is_whole(sql, numbers.collect());
 }
 
 /// Checks one of [`QUESTIONS`].

@@ -340,7 +340,7 @@ async fn many_small_jobs_are_done_once_each_and_cost_the_database_little() {
     let seconds = 5.0;
     let mut per_worker = f64::INFINITY;
     // The server tells of what was busy up to ten seconds late.
-    for _ in 0..4 {
+    for _ in 0..6 {
         let before = transactions();
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         // The question is a transaction too.

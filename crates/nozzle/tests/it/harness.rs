@@ -20,6 +20,9 @@ use tempfile::TempDir;
 /// How long anything may take before a test calls it a hang.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A line of a configuration in which segments stay as a dump has cut them.
+pub const NOT_MERGED: &str = "compaction = { compactor_enabled = false }";
+
 /// Which metadata database a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Db {

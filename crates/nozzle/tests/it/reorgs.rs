@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::harness::{Db, Place, until};
 
 /// Every block of the node, with the counts of what is in it, equals the stored ones.
-async fn assert_equals_node(place: &Place, anvil: &Anvil) {
+pub async fn assert_equals_node(place: &Place, anvil: &Anvil) {
     let (head, _) = anvil.head().await.unwrap();
     let rows = place.query(
         "SELECT b.block_num, b.hash, b.parent_hash,

@@ -123,6 +123,7 @@ impl From<MetadataError> for AdminError {
             MetadataError::ReadOnly { .. } => Code::ReadOnly,
             MetadataError::Unavailable { .. } => Code::Unavailable,
             MetadataError::Refused(_) => Code::InvalidRequest,
+            MetadataError::Expired => Code::Unavailable,
             MetadataError::Schema(_) | MetadataError::Corrupt { .. } | MetadataError::Failed { .. } => {
                 tracing::error!(%error, "a request failed");
                 Code::Internal
