@@ -72,6 +72,10 @@ scaling blocks="4096" delay="250":
 soak steps="2000":
     NOZZLE_SOAK_STEPS={{steps}} scripts/test --profile long --no-capture soak
 
+# how many segments a chain of one-second blocks has after so many days, and how often each byte was copied
+year days="365":
+    NOZZLE_YEAR_DAYS={{days}} scripts/test --profile long --no-capture one_second_blocks
+
 # so many small jobs at once on four workers
 many-jobs jobs="1000":
     NOZZLE_MANY_JOBS={{jobs}} scripts/test --profile long --no-capture many_small_jobs

@@ -96,32 +96,32 @@ impl Check {
             blocks: pieces.iter().filter_map(wanted).map(|blocks| blocks.len()).sum(),
         });
         let mut report = CheckReport::default();
-        for (piece, below) in pieces.iter().zip(std::iter::once(None).chain(pieces.iter().map(Some))) {
-            let Some(blocks) = wanted(piece) else { continue };
-            if let Some(below) = below
-                .map(|below| below.span)
-                .filter(|below| below.touches(&piece.span) && !below.links_to(&piece.span))
-            {
-                let why = format!(
-                    "it was committed as the child of {}, but the block before it as {}",
-                    piece.span.prev_hash, below.hash
-                );
-                report.findings.push(Finding { range: BlockRange::single(blocks.start()), file: None, why });
-                report.bad_segments.push(piece.span.range);
-            }
-            let mut walk = Walk::new(self, piece, blocks, observer);
+        let (mut queue, mut below): (VecDeque<Piece>, Option<Span>) = (pieces.into(), None);
+        while let Some(piece) = queue.pop_front() {
+            let Some(blocks) = wanted(&piece) else { continue };
+            let mut findings = vec![];
+            findings.extend(below.and_then(|below| parted(&below, &piece.span)));
+            let mut walk = Walk::new(self, &piece, blocks, observer);
             walk.run(cancel).await?;
-            if cancel.is_cancelled() {
-                report.stopped = true;
+            findings.extend(walk.findings());
+            report.stopped = cancel.is_cancelled();
+            if !findings.is_empty() && !report.stopped {
+                // A merge, or a reorg, may have put others in its place, and its files may be gone.
+                let now = self.pieces(piece.span.range).await?;
+                if !now.iter().any(|live| live.is_same(&piece)) {
+                    queue.retain(|later| !now.iter().any(|live| live.span.range.overlaps(later.span.range)));
+                    now.into_iter().rev().for_each(|live| queue.push_front(live));
+                    continue;
+                }
             }
-            let findings = walk.findings();
-            if !findings.is_empty() && report.bad_segments.last() != Some(&piece.span.range) {
+            if !findings.is_empty() {
                 report.bad_segments.push(piece.span.range);
             }
             report.findings.extend(findings);
             if report.stopped {
                 break;
             }
+            below = Some(piece.span);
             report.blocks += blocks.len();
         }
         report.elapsed = started.elapsed();
@@ -149,6 +149,24 @@ impl Check {
         }
         Ok(pieces)
     }
+}
+
+impl Piece {
+    /// Whether both are the same segments.
+    fn is_same(&self, other: &Self) -> bool {
+        let ids = |piece: &Self| piece.segments.iter().map(|segment| segment.id).collect::<Vec<_>>();
+        self.span == other.span && ids(self) == ids(other)
+    }
+}
+
+/// What is wrong between two neighbours, if they are and do not link.
+fn parted(below: &Span, above: &Span) -> Option<Finding> {
+    let is_parted = below.touches(above) && !below.links_to(above);
+    let why = format!(
+        "it was committed as the child of {}, but the block before it as {}",
+        above.prev_hash, below.hash
+    );
+    is_parted.then(|| Finding { range: BlockRange::single(above.range.start()), file: None, why })
 }
 
 /// A group of blocks that is being checked.

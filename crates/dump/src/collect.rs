@@ -39,20 +39,19 @@ pub async fn all(
     cancel: &CancellationToken,
 ) -> Result<Collected, DumpError> {
     let mut collected = Collected::default();
-    // First what an earlier one has left.
-    collected.objects += doomed(metadata, stores, cancel).await?;
     while !cancel.is_cancelled() {
         let segments = metadata.collect(grace, BATCH).await?;
         if segments == 0 {
             break;
         }
         collected.segments += segments;
-        collected.objects += doomed(metadata, stores, cancel).await?;
     }
-    if !cancel.is_cancelled() {
-        collected.unregistered = unregistered(metadata, stores, grace).await?;
-    }
+    // A store that is away, or refuses, keeps nothing but its own objects.
+    let doomed = doomed(metadata, stores, cancel).await;
+    let unregistered = unregistered(metadata, stores, grace, cancel).await;
     while !cancel.is_cancelled() && metadata.forget_leases(grace, BATCH).await? == u64::from(BATCH) {}
+    collected.objects = doomed?;
+    collected.unregistered = unregistered?;
     Ok(collected)
 }
 
@@ -62,12 +61,11 @@ async fn doomed(
     stores: &Stores,
     cancel: &CancellationToken,
 ) -> Result<u64, DumpError> {
-    let mut deleted = 0;
+    let (mut deleted, mut failure, mut after) = (0, None, None);
     while !cancel.is_cancelled() {
-        let doomed = metadata.doomed_objects(BATCH).await?;
-        if doomed.is_empty() {
-            break;
-        }
+        let doomed = metadata.doomed_objects(after.as_ref(), BATCH).await?;
+        let Some((location, name)) = doomed.last() else { break };
+        after = Some((location.id, name.clone()));
         let deletions = doomed.into_iter().map(|(location, name)| async move {
             let object = files::object(stores, &location, &name)?;
             let gone = gone(persistently(|_| object.store.delete(&object.path)).await);
@@ -76,7 +74,6 @@ async fn doomed(
         });
         let ends: Vec<_> = stream::iter(deletions).buffer_unordered(DELETIONS).collect().await;
         let mut by_location: BTreeMap<LocationId, Vec<String>> = BTreeMap::new();
-        let mut failure = None;
         for end in ends {
             match end {
                 Ok((location, name)) => by_location.entry(location).or_default().push(name),
@@ -87,19 +84,17 @@ async fn doomed(
             deleted += names.len() as u64;
             metadata.forget_doomed(location, &names).await?;
         }
-        if let Some(error) = failure {
-            return Err(error);
-        }
     }
-    Ok(deleted)
+    failure.map_or(Ok(deleted), Err)
 }
 
 /// Deletes the recorded objects whose writers' leases ended longer ago than `grace`, and gives their
 /// number. Whoever held such a lease can no longer commit them.
-pub async fn unregistered(
+async fn unregistered(
     metadata: &Arc<dyn MetadataStore>,
     stores: &Stores,
     grace: Duration,
+    cancel: &CancellationToken,
 ) -> Result<u64, DumpError> {
     let is_due = |object: &RecordedObject| object.ended_for.is_some_and(|ended| ended >= grace);
     let due = |objects: Vec<RecordedObject>| objects.into_iter().filter(is_due).collect::<Vec<_>>();
@@ -112,15 +107,20 @@ pub async fn unregistered(
     }
     // One that was only silent could come back and commit. What is listed after this it can not.
     metadata.release(&leases).await?;
-    let mut deleted = 0;
+    let (mut deleted, mut failure) = (0, None);
     for object in metadata.recorded_objects().await? {
+        if cancel.is_cancelled() {
+            break;
+        }
         // Those that were released just now are due: they were so by their silence.
         if leases.contains(&object.lease) {
-            delete(metadata, stores, &object).await?;
-            deleted += 1;
+            match delete(metadata, stores, &object).await {
+                Ok(()) => deleted += 1,
+                Err(error) => failure = Some(error),
+            }
         }
     }
-    Ok(deleted)
+    failure.map_or(Ok(deleted), Err)
 }
 
 async fn delete(

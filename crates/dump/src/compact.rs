@@ -133,7 +133,7 @@ pub struct Compaction {
 }
 
 /// What a pass has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pass {
     /// Segments of one table that are gone, and those that have taken their place.
     pub segments: (u64, u64),
@@ -141,6 +141,10 @@ pub struct Pass {
     pub bytes: u64,
     /// Merges that somebody else was in the way of.
     pub lost: u64,
+    /// Merges that failed, and why the last of them did.
+    pub failed: u64,
+    /// Why.
+    pub why: Option<String>,
     /// From where the next pass has to look.
     pub floor: BlockNum,
 }
@@ -169,15 +173,21 @@ impl Compaction {
         let merges = runs.into_iter().map(|run| self.merge(&pieces[run], cancel));
         let mut merges = stream::iter(merges).buffer_unordered(self.concurrency.max(1));
         let mut pass = Pass { floor, ..Pass::default() };
-        while let Some(merge) = merges.try_next().await? {
+        while let Some(merge) = merges.next().await {
             match merge {
-                Merge::Done { segments, bytes } => {
+                Ok(Merge::Done { segments, bytes }) => {
                     pass.segments.0 += segments;
                     pass.segments.1 += 1;
                     pass.bytes += bytes;
                 }
-                Merge::Lost => pass.lost += 1,
-                Merge::Stopped => {}
+                Ok(Merge::Lost) => pass.lost += 1,
+                Ok(Merge::Stopped) => {}
+                // The others have nothing to do with it.
+                Err(error) => {
+                    pass.failed += 1;
+                    tracing::debug!("a merge failed: {}", error.with_causes());
+                    pass.why = Some(error.with_causes());
+                }
             }
         }
         Ok(pass)
@@ -196,7 +206,8 @@ impl Compaction {
             all.segments.0 += pass.segments.0;
             all.segments.1 += pass.segments.1;
             all.bytes += pass.bytes;
-            all.lost += pass.lost;
+            // What is in the way, or fails, may be so in each pass.
+            (all.lost, all.failed, all.why) = (pass.lost, pass.failed, pass.why);
             all.floor = pass.floor;
             if pass.segments.1 == 0 || cancel.is_cancelled() {
                 return Ok(all);
@@ -249,8 +260,19 @@ impl Compaction {
         let Some(leases) = lease::claim_to_merge(metadata, self.revision, range, &self.holder).await? else {
             return Ok(Merge::Lost);
         };
-        let merge = self.merge_under(run, span, leases.covering(range), leases.lost(), cancel).await;
+        // Read again under the lease: another compaction may have been there, or a writer.
+        let is_same = self.pieces(range.start(), range.end()).await.map(|pieces| pieces == run);
+        let merge = match is_same {
+            Ok(true) => self.merge_under(run, span, leases.covering(range), leases.lost(), cancel).await,
+            Ok(false) => Ok(Merge::Lost),
+            Err(error) => Err(error),
+        };
+        // Whatever failed may have failed because a writer has taken over.
+        let is_lost = merge.is_err() && !leases.are_alive().await;
         let released = leases.release().await;
+        if is_lost {
+            return Ok(Merge::Lost);
+        }
         let merge = merge?;
         released.map(|()| merge)
     }
@@ -432,12 +454,13 @@ mod tests {
 
     #[test]
     fn a_month_of_one_second_blocks_stays_few_files_and_is_copied_a_few_times() {
-        const BLOCKS: u64 = 30 * 24 * 3600;
+        let days: u64 = std::env::var("NOZZLE_YEAR_DAYS").map_or(30, |days| days.parse().expect("a number"));
+        let seconds = days * 24 * 3600;
         const BLOCK_BYTES: u64 = 20_000;
         let policy = Policy { target_bytes: 512 << 20, min_segments: 2, growth: 4 };
         let (mut pieces, mut copied, mut floor): (Vec<Piece>, u64, usize) = (vec![], 0, 0);
         // A pass every two minutes.
-        for start in (0..BLOCKS).step_by(120) {
+        for start in (0..seconds).step_by(120) {
             pieces.extend((start..start + 120).map(|number| piece(number, number, BLOCK_BYTES)));
             let mut tail = pieces.split_off(floor);
             copied += settle(&mut tail, policy);
@@ -445,7 +468,7 @@ mod tests {
             floor += tail.iter().take_while(|piece| piece.span.range.start() < next).count();
             pieces.append(&mut tail);
         }
-        let whole = BLOCKS * BLOCK_BYTES;
+        let whole = seconds * BLOCK_BYTES;
         println!("{} segments, each byte copied {:.1} times", pieces.len(), copied as f64 / whole as f64);
         assert!(pieces.len() as u64 <= 2 * whole / policy.target_bytes + 64, "{} segments", pieces.len());
         assert!(copied <= 5 * whole, "{copied}");

@@ -14,7 +14,7 @@ pub enum DumpError {
     Source(#[from] SourceError),
     /// The metadata database failed.
     #[error(transparent)]
-    Metadata(#[from] MetadataError),
+    Metadata(MetadataError),
     /// A commit was refused for a reason that another round cannot mend.
     #[error("the blocks could not be committed")]
     Commit(#[source] CommitError),
@@ -49,6 +49,12 @@ pub enum DumpError {
         "another writer has taken over the blocks of this dump after it had been silent for too long; run it again to go on"
     )]
     LeaseLost,
+    /// The provider shows another chain each time it is asked: another one, or later, may be better.
+    #[error("{0}")]
+    Unsteady(String),
+    /// Only final blocks are wanted, and the chain has none yet.
+    #[error("the chain has no final block yet; leave out --only-finalized-blocks, or try again later")]
+    NoFinalBlock,
 }
 
 impl DumpError {
@@ -90,6 +96,15 @@ fn is_away(error: &(dyn std::error::Error + 'static)) -> bool {
         let failure = cause.downcast_ref();
         matches!(failure, Some(object_store::Error::Generic { store, .. }) if *store != "LocalFileSystem")
     })
+}
+
+impl From<MetadataError> for DumpError {
+    fn from(error: MetadataError) -> Self {
+        match error {
+            MetadataError::LeaseEnded(_) => Self::LeaseLost,
+            error => Self::Metadata(error),
+        }
+    }
 }
 
 impl From<StoreError> for DumpError {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use nozzle_core::{BlockNum, BlockRange, RevisionId};
 use nozzle_metadata::{CommitSeq, HEARTBEAT, HeldLease, LEASE_TIMEOUT, Lease, LeaseId, MetadataStore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -14,6 +14,9 @@ use crate::{
 
 /// How often a claim is made again while a holder's silence is watched.
 const CLAIM_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long a renewal may take before it is tried anew.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Leases that are renewed in the background until this is dropped.
 #[derive(Debug)]
@@ -49,6 +52,12 @@ impl Leases {
         &self.lost
     }
 
+    /// Whether nobody has taken one of them, as far as the database can be asked.
+    pub async fn are_alive(&self) -> bool {
+        let ids: Vec<LeaseId> = self.leases.iter().map(|lease| lease.id).collect();
+        self.store.renew(&ids).await.is_ok_and(|alive| alive.len() == ids.len())
+    }
+
     /// Gives the leases back.
     pub async fn release(self) -> Result<(), DumpError> {
         let ids: Vec<LeaseId> = self.leases.iter().map(|lease| lease.id).collect();
@@ -77,10 +86,12 @@ async fn heartbeat(
 ) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        match store.renew(&ids).await {
-            Ok(alive) if alive.len() < ids.len() => return lost.cancel(),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the lease could not be renewed; trying again"),
+        // On a connection that was cut off it would wait for longer than the lease lives.
+        match timeout(RENEWAL_TIMEOUT, store.renew(&ids)).await {
+            Ok(Ok(alive)) if alive.len() < ids.len() => return lost.cancel(),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the lease could not be renewed; trying again"),
+            Err(_) => tracing::warn!("the lease could not be renewed in time; trying again"),
         }
     }
 }

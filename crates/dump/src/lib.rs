@@ -36,6 +36,7 @@ pub mod revision;
 pub mod rewrite;
 mod round;
 mod run;
+pub mod strays;
 mod upload;
 pub mod writer;
 

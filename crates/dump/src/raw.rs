@@ -46,6 +46,8 @@ pub struct Part {
 /// What is left to do of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlook {
+    /// Whether there is nothing to do at all: the end lies below the chain's first block.
+    pub is_empty: bool,
     /// The last block; `None` where the head is followed.
     pub end: Option<BlockNum>,
     /// The newest block.

@@ -194,8 +194,8 @@ impl Run<'_> {
                 ends.await
             }
         };
-        let round = round_of(ends)?;
-        if lost.is_cancelled() { Err(DumpError::LeaseLost) } else { Ok(round) }
+        // Whatever else failed may have failed for that.
+        if lost.is_cancelled() { Err(DumpError::LeaseLost) } else { round_of(ends) }
     }
 
     /// Replaces what a reorg orphaned: what lies below the fork is copied, and the first commit of

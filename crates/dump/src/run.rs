@@ -221,10 +221,7 @@ impl<'a> Run<'a> {
             (false, EndBlock::Number(number), _) => Some(Goal::At(number)),
             (false, EndBlock::AtMost(number), _) => Some(Goal::AtMost(number)),
             (false, EndBlock::Latest | EndBlock::BelowHead(_), None) => {
-                return Err(DumpError::Refused(
-                    "the chain has no final block yet; leave out --only-finalized-blocks, or try again later"
-                        .into(),
-                ));
+                return Err(DumpError::NoFinalBlock);
             }
             (false, EndBlock::Latest, Some(limit)) => Some(Goal::AtMost(limit.number)),
             (false, EndBlock::BelowHead(below), Some(limit)) => {
@@ -274,7 +271,7 @@ impl<'a> Run<'a> {
             self.pause(Duration::from_millis(50 * u64::from(past.replans))).await;
             return Ok(());
         }
-        let error = DumpError::Refused(format!(
+        let error = DumpError::Unsteady(format!(
             "the provider `{}` contradicts itself again and again: {why}. Check that it is one node, or use another",
             self.dump.source.provider()
         ));
@@ -289,15 +286,14 @@ impl<'a> Run<'a> {
     pub async fn outlook(&self) -> Result<Outlook, DumpError> {
         let sight = self.look().await?;
         let start = self.dump.start_block;
-        let end = match self.goal(&sight)? {
-            None => Some(start.saturating_sub(1)),
-            Some(goal) => goal.end(sight.limit.map(|limit| limit.number)),
-        };
+        let goal = self.goal(&sight)?;
+        let end = goal.and_then(|goal| goal.end(sight.limit.map(|limit| limit.number)));
         let finalized = sight.chain.finalized.map(|block| block.number);
         let settled_end = end.map_or(finalized, |end| finalized.map(|finalized| finalized.min(end)));
         let spans = self.spans_from(start).await?;
         let wanted = settled_end.and_then(|settled| BlockRange::new(start, settled));
         Ok(Outlook {
+            is_empty: goal.is_none(),
             end,
             head: sight.chain.head.number,
             settled: wanted.map(|wanted| plan::missing(wanted, &spans)).unwrap_or_default(),

@@ -35,7 +35,7 @@ macro_rules! due {
 pub(super) async fn collect(tx: &mut Connection, grace: Duration, limit: u32) -> Result<u64, Fault> {
     let statement = concat!(
         "SELECT due.id AS segment_id, due.location_id,
-                COALESCE(r.retired_seq, due.replaced_seq) AS until_seq
+                COALESCE(due.replaced_seq, r.retired_seq) AS until_seq
          FROM (",
         due!("s.id, s.location_id, s.replaced_seq, l.revision_id"),
         " LIMIT $2) due JOIN revisions r ON r.id = due.revision_id"
@@ -96,11 +96,21 @@ pub(super) async fn collectable(connection: &mut Connection, grace: Duration) ->
 
 pub(super) async fn doomed(
     connection: &mut Connection,
+    after: Option<&(LocationId, String)>,
     limit: u32,
 ) -> Result<Vec<(Location, String)>, Fault> {
-    let rows: Vec<DoomedRow> =
-        sqlx::query_as(text::DOOMED).bind(i64::from(limit)).fetch_all(connection).await?;
+    let (location, name) = after.map_or((0, ""), |(location, name)| (location.0, name));
+    let rows: Vec<DoomedRow> = sqlx::query_as(text::DOOMED)
+        .bind(location)
+        .bind(name)
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?;
     read_all(rows, DoomedRow::read)
+}
+
+pub(super) async fn named(connection: &mut Connection, location: LocationId) -> Result<Vec<String>, Fault> {
+    Ok(sqlx::query_scalar(text::NAMED).bind(location.0).fetch_all(connection).await?)
 }
 
 pub(super) async fn forget_doomed(

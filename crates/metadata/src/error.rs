@@ -28,6 +28,9 @@ pub enum MetadataError {
     /// The request contradicts what is stored: asking again does not help.
     #[error("{0}")]
     Refused(String),
+    /// The lease has ended, or there never was one: stop writing its blocks.
+    #[error("the lease {0} has ended")]
+    LeaseEnded(LeaseId),
     /// Segments that a scan's moment saw have been collected: take a new snapshot.
     #[error("what was stored at that moment has been collected meanwhile")]
     Expired,

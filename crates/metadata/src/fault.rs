@@ -2,7 +2,10 @@
 
 use sqlx::error::DatabaseError;
 
-use crate::error::{CommitError, MetadataError};
+use crate::{
+    error::{CommitError, MetadataError},
+    model::LeaseId,
+};
 
 /// Why the work of a transaction did not succeed.
 #[derive(Debug)]
@@ -15,6 +18,8 @@ pub(crate) enum Fault {
     ReadOnly,
     /// What is asked for contradicts what is stored.
     Refused(String),
+    /// The lease that it is asked for under has ended.
+    LeaseEnded(LeaseId),
     /// What is asked for has been collected.
     Expired,
     /// The schema is not this program's.
@@ -79,6 +84,7 @@ impl Fault {
             Self::Corrupt(what) => MetadataError::Corrupt { database: database.to_owned(), what },
             Self::ReadOnly => MetadataError::ReadOnly { database: database.to_owned() },
             Self::Refused(why) => MetadataError::Refused(why),
+            Self::LeaseEnded(lease) => MetadataError::LeaseEnded(lease),
             Self::Expired => MetadataError::Expired,
             Self::Schema(why) => MetadataError::Schema(why),
         }

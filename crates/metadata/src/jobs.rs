@@ -1,14 +1,14 @@
 //! Jobs, tasks and workers, for both databases: each compiles this file as a module of its own, with the
 //! words of its SQL and its connection from beside it (`dialect`).
 //!
-//! Locks are taken in the order task, job, and then as everywhere. Who is alive is decided by the
+//! Locks are taken in the order job, task, and then as everywhere; a claim skips what is locked. Who is alive is decided by the
 //! database's clock.
 
 use super::{
     datasets,
     dialect::{
         Connection, after_pulse, before_pulse, for_update, ids, json_array, json_rows, later, notify, now,
-        silent, skip_locked, texts,
+        silent, skip_locked, skip_locked_rows, texts,
     },
     leases, revisions,
 };
@@ -23,7 +23,10 @@ use crate::{
     validate::{self, bounds},
 };
 
-/// A task that waits for so long goes before those of a worker's own region.
+/// Ranges that one statement adds.
+const RANGES_PER_STATEMENT: usize = 1000;
+
+/// A task of a job that nobody is at, and that waits for so long, goes before those of a worker's own region.
 macro_rules! patience {
     () => {
         "60.0"
@@ -134,6 +137,7 @@ pub(super) async fn heartbeat(
 pub(super) async fn retire(tx: &mut Connection, hold: &WorkerHold) -> Result<(), Fault> {
     let statement = concat!("UPDATE workers SET ended_at = ", now!(), " WHERE node_id = $1 AND fence = $2");
     sqlx::query(statement).bind(&hold.node_id).bind(hold.fence.0).execute(&mut *tx).await?;
+    settle_all(tx).await?;
     notify(tx).await
 }
 
@@ -159,7 +163,16 @@ pub(super) async fn schedule(tx: &mut Connection, new: &NewJob) -> Result<Schedu
     datasets::lock(tx, new.dataset).await?;
     let live: Option<(i64, String, String)> =
         sqlx::query_as(text::LIVE_JOB).bind(new.dataset.0).fetch_optional(&mut *tx).await?;
-    if let Some((id, descriptor, status)) = live {
+    // What is to stop may have been left by a worker that has died since.
+    let left = match &live {
+        Some((id, _, status)) => Some(JobId(*id)).filter(|_| is_stopping(status)),
+        None => None,
+    };
+    let is_settled = match left {
+        Some(id) => lock(tx, id).await?.is_some() && settle(tx, id).await?,
+        None => false,
+    };
+    if let Some((id, descriptor, status)) = live.filter(|_| !is_settled) {
         let is_same = descriptor == new.descriptor && !crate::rows::jobs::status(&status)?.is_stopping();
         return Ok(if is_same { Scheduled::Same(JobId(id)) } else { Scheduled::Conflict(JobId(id)) });
     }
@@ -171,6 +184,10 @@ pub(super) async fn schedule(tx: &mut Connection, new: &NewJob) -> Result<Schedu
     sqlx::query("INSERT INTO tasks (job_id, kind) VALUES ($1, 'head')").bind(id).execute(&mut *tx).await?;
     notify(tx).await?;
     Ok(Scheduled::New(JobId(id)))
+}
+
+fn is_stopping(status: &str) -> bool {
+    crate::rows::jobs::status(status).is_ok_and(JobStatus::is_stopping)
 }
 
 pub(super) async fn list(connection: &mut Connection, filter: &JobFilter) -> Result<Vec<Job>, Fault> {
@@ -259,11 +276,10 @@ async fn end(tx: &mut Connection, id: JobId, status: JobStatus) -> Result<(), Fa
 
 /// Settles the jobs that are to stop and whose workers have died.
 pub(super) async fn settle_all(tx: &mut Connection) -> Result<(), Fault> {
-    let ids: Vec<i64> = sqlx::query_scalar(text::STOPPING_JOBS).fetch_all(&mut *tx).await?;
+    let statement = concat!(text::stopping_jobs!(), skip_locked_rows!());
+    let ids: Vec<i64> = sqlx::query_scalar(statement).fetch_all(&mut *tx).await?;
     for id in ids.into_iter().map(JobId) {
-        if lock(tx, id).await?.is_some_and(JobStatus::is_stopping) {
-            settle(tx, id).await?;
-        }
+        settle(tx, id).await?;
     }
     Ok(())
 }
@@ -318,7 +334,8 @@ pub(super) async fn claim(
         silent!("t.created_at"),
         " >= ",
         patience!(),
-        " OR EXISTS (SELECT 1 FROM providers p WHERE p.kind = d.kind AND p.network = d.network AND p.region = $2)
+        " AND NOT EXISTS (SELECT 1 FROM tasks o WHERE o.job_id = t.job_id AND o.node_id IS NOT NULL)
+              OR EXISTS (SELECT 1 FROM providers p WHERE p.kind = d.kind AND p.network = d.network AND p.region = $2)
              THEN 0 ELSE 1 END, t.id LIMIT $3",
         skip_locked!()
     );
@@ -364,21 +381,27 @@ pub(super) async fn claim(
     read_all(rows, TaskRow::read)
 }
 
-/// The job and kind of a claimed task, which nobody else changes until the transaction has ended; `None`
-/// where the claim has been lost.
-async fn lock_task(tx: &mut Connection, claim: TaskClaim) -> Result<Option<(JobId, bool)>, Fault> {
+/// A claimed task and its job, which nobody else changes until the transaction has ended; `None` where the
+/// claim has been lost. The job first: whoever ends it deletes its tasks.
+async fn lock_task(tx: &mut Connection, claim: TaskClaim) -> Result<Option<(JobId, JobStatus, bool)>, Fault> {
+    let job: Option<i64> = sqlx::query_scalar("SELECT job_id FROM tasks WHERE id = $1")
+        .bind(claim.task.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(job) = job.map(JobId) else { return Ok(None) };
+    let Some(status) = lock(tx, job).await? else { return Ok(None) };
     let statement = concat!(
-        "SELECT job_id, kind = 'head' FROM tasks WHERE id = $1 AND fence = $2 AND node_id IS NOT NULL",
+        "SELECT kind = 'head' FROM tasks WHERE id = $1 AND fence = $2 AND node_id IS NOT NULL",
         for_update!()
     );
-    let found: Option<(i64, bool)> =
-        sqlx::query_as(statement).bind(claim.task.0).bind(claim.fence.0).fetch_optional(tx).await?;
-    Ok(found.map(|(job, is_head)| (JobId(job), is_head)))
+    let is_head: Option<bool> =
+        sqlx::query_scalar(statement).bind(claim.task.0).bind(claim.fence.0).fetch_optional(tx).await?;
+    Ok(is_head.map(|is_head| (job, status, is_head)))
 }
 
 pub(super) async fn plan(tx: &mut Connection, claim: TaskClaim, plan: &JobPlan) -> Result<bool, Fault> {
-    let Some((job, _)) = lock_task(tx, claim).await? else { return Ok(false) };
-    if lock(tx, job).await? != Some(JobStatus::Running) {
+    let Some((job, status, _)) = lock_task(tx, claim).await? else { return Ok(false) };
+    if status != JobStatus::Running {
         return Ok(false);
     }
     let end = plan.end_block.map(validate::block_number).transpose()?;
@@ -389,15 +412,55 @@ pub(super) async fn plan(tx: &mut Connection, claim: TaskClaim, plan: &JobPlan) 
     let cut: Vec<(i64, i64)> = sqlx::query_as(text::RANGES).bind(job.0).fetch_all(&mut *tx).await?;
     let cut: Vec<_> =
         cut.into_iter().map(|(start, end)| crate::rows::range(start, end)).collect::<Result<_, _>>()?;
-    // One after the other: neighbours would come out as one range.
-    for wanted in &plan.ranges {
-        for range in nozzle_core::range::subtract(vec![*wanted], Vec::clone(&cut)) {
-            let (start, end) = bounds(range);
-            sqlx::query(text::INSERT_RANGE).bind(job.0).bind(start).bind(end).execute(&mut *tx).await?;
-        }
-    }
+    insert_ranges(tx, job, &missing(&plan.ranges, &cut)).await?;
+    has_progressed(tx, job, Some(claim)).await?;
     notify(tx).await?;
     Ok(true)
+}
+
+/// What of the wanted ranges lies in none of those that are cut, each part by itself: neighbours stay apart.
+/// Both are in block order.
+fn missing(
+    wanted: &[nozzle_core::BlockRange],
+    cut: &[nozzle_core::BlockRange],
+) -> Vec<nozzle_core::BlockRange> {
+    let missing_of = |wanted: &nozzle_core::BlockRange| {
+        let first = cut.partition_point(|cut| cut.end() < wanted.start());
+        let overlapping = cut[first..].iter().take_while(|cut| cut.start() <= wanted.end());
+        nozzle_core::range::subtract(vec![*wanted], overlapping.copied().collect())
+    };
+    wanted.iter().flat_map(missing_of).collect()
+}
+
+/// Many at a time: the database may be far away, and the job is locked.
+async fn insert_ranges(
+    tx: &mut Connection,
+    job: JobId,
+    ranges: &[nozzle_core::BlockRange],
+) -> Result<(), Fault> {
+    for ranges in ranges.chunks(RANGES_PER_STATEMENT) {
+        let rows: Vec<String> = ranges
+            .iter()
+            .map(|range| bounds(*range))
+            .map(|(start, end)| format!("({job},'range',{start},{end})"))
+            .collect();
+        let statement = format!("{} {}", text::INSERT_RANGES, rows.join(","));
+        // Nothing but numbers was put into it.
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// What was being waited out is over, unless another task of the job still does.
+async fn has_progressed(tx: &mut Connection, job: JobId, claim: Option<TaskClaim>) -> Result<(), Fault> {
+    if let Some(claim) = claim {
+        sqlx::query("UPDATE tasks SET attempts = 0 WHERE id = $1")
+            .bind(claim.task.0)
+            .execute(&mut *tx)
+            .await?;
+    }
+    sqlx::query(text::FORGET_ERROR).bind(job.0).execute(tx).await?;
+    Ok(())
 }
 
 /// Leaves a task. `None` where the claim has been lost; with the number of the commit that switched the
@@ -407,8 +470,7 @@ pub(super) async fn finish(
     claim: TaskClaim,
     task_end: &TaskEnd,
 ) -> Result<Option<Option<CommitSeq>>, Fault> {
-    let Some((job, is_head)) = lock_task(tx, claim).await? else { return Ok(None) };
-    let Some(status) = lock(tx, job).await? else { return Ok(None) };
+    let Some((job, status, is_head)) = lock_task(tx, claim).await? else { return Ok(None) };
     let mut switched = None;
     match task_end {
         TaskEnd::Failed { why } => {
@@ -418,6 +480,7 @@ pub(super) async fn finish(
         }
         TaskEnd::Done if !is_head => {
             sqlx::query("DELETE FROM tasks WHERE id = $1").bind(claim.task.0).execute(&mut *tx).await?;
+            has_progressed(tx, job, None).await?;
         }
         TaskEnd::Done if !has_ranges(tx, job).await? => {
             switched = switch(tx, job).await?;
@@ -484,5 +547,8 @@ pub(super) async fn retire_unused(
 ) -> Result<CommitSeq, Fault> {
     validate::check_writable(revision, revisions::lock(tx, revision).await?)?;
     validate::check_unheld(&leases::live(tx, revision).await?)?;
+    let job: Option<i64> =
+        sqlx::query_scalar(text::JOB_OF_REVISION).bind(revision.0).fetch_optional(&mut *tx).await?;
+    validate::check_no_job(job.map(JobId))?;
     revisions::retire_all(tx, &[revision]).await
 }

@@ -289,6 +289,13 @@ pub struct Coverage {
     pub linked_until: Option<BlockNum>,
 }
 
+impl Coverage {
+    /// The last block of the linked run that begins at `start`; `None` where that block is not stored.
+    pub fn linked_from(&self, start: BlockNum) -> Option<BlockNum> {
+        self.linked_until.filter(|_| self.totals.blocks.is_some_and(|blocks| blocks.start() <= start))
+    }
+}
+
 /// Totals over the live segments of a location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LocationTotals {

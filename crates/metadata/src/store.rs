@@ -192,11 +192,18 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// What [`Self::collect`] would take out now, without a limit.
     async fn collectable(&self, grace: Duration) -> Result<Collectable>;
 
-    /// Objects that nothing names any more and that are to be deleted, `limit` at most.
-    async fn doomed_objects(&self, limit: u32) -> Result<Vec<(Location, String)>>;
+    /// Objects that nothing names any more and that are to be deleted: those behind `after`, `limit` at most.
+    async fn doomed_objects(
+        &self,
+        after: Option<&(LocationId, String)>,
+        limit: u32,
+    ) -> Result<Vec<(Location, String)>>;
 
     /// Forgets doomed objects of a location once they are gone from the store.
     async fn forget_doomed(&self, location: LocationId, names: &[String]) -> Result<()>;
+
+    /// Every name of an object of a location that is written down, for whatever reason.
+    async fn named_objects(&self, location: LocationId) -> Result<Vec<String>>;
 
     /// Forgets up to `limit` leases that ended longer ago than `grace` and that no recorded object needs,
     /// and says how many there were.

@@ -169,6 +169,10 @@ fn local_files(folder: &Path, wanted: Wanted) -> anyhow::Result<Vec<PathBuf>> {
         };
         for entry in entries {
             let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
+            // How Kubernetes mounts what may change: the files behind it are linked beside it.
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("..")) {
+                continue;
+            }
             if path.is_dir() {
                 folders.extend(Some(path).filter(|_| wanted.nested));
             } else if wanted.has(&path.to_string_lossy()) {

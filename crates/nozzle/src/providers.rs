@@ -124,13 +124,18 @@ fn parse(name: ProviderName, json: Value, origin: ProviderOrigin) -> anyhow::Res
     let network: Network = text("network")?.parse()?;
     let region = match keys.remove("region") {
         None => None,
-        Some(Value::String(region)) if !region.is_empty() => Some(region),
-        Some(_) => bail!("`region` must be text"),
+        Some(Value::String(region)) if is_region(&region) => Some(region),
+        Some(_) => bail!("`region` must be text of letters, digits, `-`, `_` and `.`"),
     };
     if kind == DatasetKind::EvmRpc {
         check_evm_rpc(&keys)?;
     }
     Ok(Provider { name, kind, network, region, config: Value::Object(keys).to_string(), origin })
+}
+
+fn is_region(text: &str) -> bool {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
+    !text.is_empty() && text.len() <= 128 && text.chars().all(is_plain)
 }
 
 /// The keys whose values are secrets.
@@ -161,11 +166,15 @@ fn is_variable(text: &str) -> bool {
     text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(|name| !name.contains('$'))
 }
 
-/// A part of a path that is so long may be a key.
-const KEY_LENGTH: usize = 16;
+/// A part of a path that may be a key: a long one, or letters and digits that are no version.
+fn may_be_key(part: &str) -> bool {
+    let has = |is: fn(&u8) -> bool| part.bytes().any(|byte| is(&byte));
+    let is_mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+    part.len() >= 16 || part.len() >= 8 && is_mixed
+}
 
-/// Whether an address has a user, a password, a value of a query or a long part of its path that is not a
-/// variable.
+/// Whether an address has a user, a password, a value of a query or a part of its path like a key that is
+/// not a variable.
 fn may_hold_secret(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     if url.starts_with('/') || is_variable(url) {
@@ -174,10 +183,22 @@ fn may_hold_secret(url: &str) -> bool {
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
-    let is_open = |part: &str, least: usize| part.len() >= least && !is_variable(part);
-    user.split(':').any(|part| is_open(part, 1))
-        || path.split('/').any(|part| is_open(part, KEY_LENGTH))
-        || query.split('&').any(|pair| is_open(pair.split_once('=').map_or(pair, |(_, value)| value), 1))
+    let is_open = |part: &str| !part.is_empty() && !is_variable(part);
+    user.split(':').any(is_open)
+        || path.split('/').any(|part| is_open(part) && may_be_key(part))
+        || query.split('&').any(|pair| is_open(pair.split_once('=').map_or(pair, |(_, value)| value)))
+}
+
+/// The longest part of a path that is shown: `v2`, `rpc`, but no key is so short.
+const SHOWN_LENGTH: usize = 4;
+
+/// Whether what follows the host holds no key, so that all of an address can be shown.
+fn is_open_address(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split('?').next().unwrap_or_default();
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    let is_shown = path.split('/').all(|part| part.len() <= SHOWN_LENGTH || is_variable(part));
+    url.starts_with('/') || is_variable(url) || is_shown && !may_hold_secret(url)
 }
 
 /// A provider's keys without what may be a secret.
@@ -188,7 +209,7 @@ pub fn without_secrets(provider: &Provider) -> Map<String, Value> {
             Value::String(text) if SECRETS.contains(&key.as_str()) => {
                 is_variable(text).then(|| value.clone())?
             }
-            Value::String(text) if key == "url" && may_hold_secret(text) => Value::String(host_of(text)),
+            Value::String(text) if key == "url" && !is_open_address(text) => Value::String(host_of(text)),
             _ => value,
         };
         Some((key, value))
@@ -336,8 +357,15 @@ mod tests {
             let provider = made(keys(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
             assert_eq!(without_secrets(&provider)["url"], good);
         }
-        for bad in ["https://u:p@h", "https://h/v2/0123456789abcdef0123", "https://h/?key=abc"] {
-            assert!(made(keys(bad)).is_err(), "{bad}");
+        let bad = [
+            "https://u:p@h",
+            "https://h/v2/0123456789abcdef0123",
+            "https://h/?key=abc",
+            "https://h/hunter2hunter2",
+        ];
+        for bad in bad.into_iter().chain(["https://h/ethereum"]) {
+            // A word may be the name of a chain: it is taken, and not shown.
+            assert!(made(keys(bad)).is_err() || bad.ends_with("ethereum"), "{bad}");
             let file = provider(keys(bad)).expect("a file may hold it");
             assert_eq!(without_secrets(&file)["url"], "https://h");
         }

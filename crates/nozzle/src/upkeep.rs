@@ -3,8 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use nozzle_core::{BlockNum, RevisionId, manifest::RawManifest};
+use nozzle_core::{BlockNum, Network, RevisionId, manifest::RawManifest};
 use nozzle_dump::{
     Compaction, Policy,
     collect::{self, Collected},
@@ -12,7 +11,7 @@ use nozzle_dump::{
     revision,
     writer::Target,
 };
-use nozzle_metadata::{CommitSeq, Dataset, DatasetId, Revision, Snapshot};
+use nozzle_metadata::{CommitSeq, Dataset, DatasetId, Finality, Revision, Snapshot};
 use nozzle_sources::evm::tables;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +28,9 @@ const GROWTH: u64 = 4;
 /// one-second blocks would have thirty million files a year.
 const FOLD_BYTES: u64 = 16 << 20;
 
+/// So many more final blocks are worth another look at a revision that nobody has written to.
+const LOOK_AGAIN_BLOCKS: u64 = 16;
+
 /// Keeps some or all datasets in order.
 #[derive(Debug)]
 pub struct Upkeep {
@@ -39,44 +41,57 @@ pub struct Upkeep {
     only: Option<Vec<DatasetId>>,
     /// What the last pass has seen of each revision.
     seen: HashMap<RevisionId, Seen>,
+    /// How far the networks are, as the pass has found it.
+    finality: HashMap<Network, Option<Finality>>,
 }
 
 /// What a pass has seen of a revision.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 struct Seen {
     /// Below it nothing is left to be merged.
     floor: BlockNum,
-    /// The newest commit that it has found nothing to do about.
-    settled: Option<CommitSeq>,
+    /// The newest commit and final block that it has found nothing to do about.
+    settled: Option<(CommitSeq, BlockNum)>,
+    /// Why it failed, where it did: that is said once.
+    why: Option<String>,
 }
 
 impl Upkeep {
     /// Upkeep of all datasets, or of some.
     pub fn new(context: Arc<Context>, holder: String, only: Option<Vec<DatasetId>>) -> Self {
-        Self { context, holder, only, seen: HashMap::new() }
+        Self { context, holder, only, seen: HashMap::new(), finality: HashMap::new() }
     }
 
     /// Compacts and collects again and again until `stop`. What fails is tried again next time.
     pub async fn run(mut self, stop: &CancellationToken) {
-        let config = &self.context.config.compaction;
+        let context = Arc::clone(&self.context);
+        let config = &context.config.compaction;
         let interval = |seconds: f64| {
             let mut ticks = tokio::time::interval(Duration::from_secs_f64(seconds));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         };
-        let mut compactions = interval(config.compactor_interval_secs);
-        let mut collections = interval(config.collector_interval_secs);
-        let does_collect = config.collector_enabled;
-        loop {
-            let done = tokio::select! {
-                () = stop.cancelled() => return,
-                _ = compactions.tick() => self.compact(self.policy(), stop).await.map(|_| ()),
-                _ = collections.tick(), if does_collect => self.collect(stop).await.map(|_| ()),
-            };
-            if let Err(error) = done {
-                tracing::debug!("what is stored could not be kept in order for now: {error:#}");
+        let compacting = async {
+            let mut ticks = interval(config.compactor_interval_secs);
+            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                if let Err(error) = self.compact(self.policy(), stop).await {
+                    tracing::debug!("nothing can be compacted for now: {error:#}");
+                }
             }
-        }
+        };
+        // Beside it: merging much may take hours.
+        let collecting = async {
+            let mut ticks = interval(config.collector_interval_secs);
+            let mut said = None;
+            while config.collector_enabled && stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                let why = collect(&context, stop).await.err().map(|error| format!("{error:#}"));
+                if let Some(why) = why.as_ref().filter(|why| said.as_ref() != Some(*why)) {
+                    tracing::warn!("files that nobody needs any more stay for now: {why}");
+                }
+                said = why;
+            }
+        };
+        tokio::join!(compacting, collecting);
     }
 
     /// Once, at the end of a dump: what is left to do then is done by the next one.
@@ -88,7 +103,7 @@ impl Upkeep {
             tracing::warn!("the files could not be compacted for now: {error:#}");
         }
         if config.collector_enabled
-            && let Err(error) = self.collect(stop).await
+            && let Err(error) = collect(&self.context, stop).await
         {
             tracing::warn!("files that nobody needs any more stay for now: {error:#}");
         }
@@ -108,22 +123,29 @@ impl Upkeep {
         stop: &CancellationToken,
     ) -> anyhow::Result<Vec<(Dataset, Pass)>> {
         let Snapshot { datasets, .. } = self.context.metadata.snapshot().await?;
+        self.finality.clear();
         let mut passes = vec![];
         for (dataset, revision) in datasets {
             let Some(revision) = revision.filter(|_| self.concerns(dataset.id)) else { continue };
-            // Finality moves without a commit too, but only where the next commit is not far.
-            if self.seen.get(&revision.id).is_some_and(|seen| seen.settled == Some(revision.changed)) {
-                continue;
-            }
             if stop.is_cancelled() {
                 return Ok(passes);
             }
-            let name = dataset.name.clone();
+            let (name, id) = (dataset.name.clone(), revision.id);
+            // One that fails has nothing to do with the others.
             let pass = self.compact_one(&dataset, revision, policy, stop).await;
-            let pass = pass.with_context(|| format!("compacting `{name}` failed"))?;
+            let failed =
+                |error: anyhow::Error| Pass { failed: 1, why: Some(format!("{error:#}")), ..Pass::default() };
+            let pass = pass.unwrap_or_else(failed);
+            let seen = self.seen.entry(id).or_default();
+            if let Some(why) = pass.why.as_ref().filter(|why| seen.why.as_ref() != Some(*why)) {
+                tracing::warn!("{name}: some files could not be compacted for now: {why}");
+            }
+            seen.why.clone_from(&pass.why);
             if pass.segments.0 > 0 {
                 let (before, after) = pass.segments;
                 tracing::info!("{name}: {before} segments are {after} now");
+            }
+            if pass.segments.0 + pass.lost + pass.failed > 0 {
                 passes.push((dataset, pass));
             }
         }
@@ -142,11 +164,16 @@ impl Upkeep {
         stop: &CancellationToken,
     ) -> anyhow::Result<Pass> {
         let manifest = definitions::of_dataset(dataset)?;
-        let finality = self.context.metadata.finality(&manifest.network).await?;
-        let Some(finalized) = finality.and_then(|finality| finality.finalized) else {
-            return Ok(Pass::default());
-        };
         let (id, changed) = (revision.id, revision.changed);
+        let seen = self.seen.get(&id).cloned().unwrap_or_default();
+        let Some(finalized) = self.finalized(&manifest.network).await? else { return Ok(Pass::default()) };
+        // Blocks become final without a commit; a few more of them are not worth a look.
+        let is_as_before = |(commit, known): (CommitSeq, BlockNum)| {
+            commit == changed && finalized < known.saturating_add(LOOK_AGAIN_BLOCKS)
+        };
+        if seen.settled.is_some_and(is_as_before) {
+            return Ok(Pass::default());
+        }
         let compaction = Compaction {
             target: Arc::new(self.target(&manifest, &revision)?),
             revision: id,
@@ -154,11 +181,21 @@ impl Upkeep {
             concurrency: self.context.config.compaction.write_concurrency,
             holder: self.holder.clone(),
         };
-        let floor = self.seen.get(&id).map_or(0, |seen| seen.floor);
-        let pass = compaction.all(floor, finalized.number, stop).await?;
-        let is_settled = pass.segments.0 == 0 && pass.lost == 0;
-        self.seen.insert(id, Seen { floor: pass.floor, settled: is_settled.then_some(changed) });
+        let pass = compaction.all(seen.floor, finalized, stop).await?;
+        let is_settled = pass.segments.0 + pass.lost + pass.failed == 0;
+        let settled = is_settled.then_some((changed, finalized));
+        self.seen.insert(id, Seen { floor: pass.floor, settled, ..seen });
         Ok(pass)
+    }
+
+    /// The newest final block of a network; each is asked for once in a pass.
+    async fn finalized(&mut self, network: &Network) -> anyhow::Result<Option<BlockNum>> {
+        if !self.finality.contains_key(network) {
+            let finality = self.context.metadata.finality(network).await?;
+            self.finality.insert(network.clone(), finality);
+        }
+        let finality = self.finality.get(network).copied().flatten();
+        Ok(finality.and_then(|finality| finality.finalized).map(|block| block.number))
     }
 
     fn target(&self, manifest: &RawManifest, revision: &Revision) -> anyhow::Result<Target> {
@@ -174,18 +211,18 @@ impl Upkeep {
             job_memory_bytes: WRITER_MEMORY_BYTES / concurrency,
         })
     }
+}
 
-    /// Deletes what nobody can need any more.
-    pub async fn collect(&self, stop: &CancellationToken) -> anyhow::Result<Collected> {
-        let Context { config, metadata, stores } = self.context.as_ref();
-        let grace = Duration::from_secs_f64(config.compaction.file_lock_duration_secs);
-        let collected = collect::all(metadata, stores, grace, stop).await?;
-        if collected != Collected::default() {
-            let Collected { objects, unregistered, .. } = collected;
-            tracing::info!(
-                "deleted {objects} files that were replaced and {unregistered} that were never committed"
-            );
-        }
-        Ok(collected)
+/// Deletes what nobody can need any more.
+pub async fn collect(context: &Context, stop: &CancellationToken) -> anyhow::Result<Collected> {
+    let Context { config, metadata, stores } = context;
+    let grace = Duration::from_secs_f64(config.compaction.file_lock_duration_secs);
+    let collected = collect::all(metadata, stores, grace, stop).await?;
+    if collected != Collected::default() {
+        let Collected { objects, unregistered, .. } = collected;
+        tracing::info!(
+            "deleted {objects} files that were replaced and {unregistered} that were never committed"
+        );
     }
+    Ok(collected)
 }

@@ -94,15 +94,23 @@ pub(super) async fn replaced_segments_are_collected_after_the_grace_period(datab
     assert_eq!(world.segments(&world.scan(0, after)).await.unwrap().len(), 1);
     assert!(world.footers(&both).await.unwrap().is_empty());
 
-    let doomed = world.doomed_objects(100).await.unwrap();
+    world.record_object(lease.id, world.table(0), "begun").await.unwrap();
+    let named = world.named_objects(world.table(0)).await.unwrap();
+    let live = world.seen(0).await[0].file.clone().unwrap().name;
+    assert!(named.len() == 4 && names.iter().chain([&live]).all(|name| named.contains(name)), "{named:?}");
+
+    let doomed = world.doomed_objects(None, 100).await.unwrap();
     let of_first: Vec<&String> =
         doomed.iter().filter(|(location, _)| location.id == world.table(0)).map(|(_, name)| name).collect();
     assert_eq!(of_first, names.iter().collect::<Vec<_>>());
     assert_eq!(doomed.len(), 4);
-    assert_eq!(world.doomed_objects(3).await.unwrap().len(), 3);
+    let first = world.doomed_objects(None, 3).await.unwrap();
+    let last = first.last().map(|(location, name)| (location.id, name.clone()));
+    let rest = world.doomed_objects(last.as_ref(), 3).await.unwrap();
+    assert_eq!([first, rest].concat(), doomed);
     world.forget_doomed(world.table(0), &names).await.unwrap();
     world.forget_doomed(world.table(0), &names).await.unwrap();
-    let left = world.doomed_objects(100).await.unwrap();
+    let left = world.doomed_objects(None, 100).await.unwrap();
     assert!(left.len() == 2 && left.iter().all(|(location, _)| location.id == world.table(1)));
 }
 
@@ -118,7 +126,7 @@ pub(super) async fn a_retired_revision_is_collected_whole(database: Database) {
     let old = world.segments(&world.scan(1, before)).await;
     assert!(matches!(old, Err(MetadataError::Expired)), "{old:?}");
     assert_eq!(world.known_revisions(&[world.revision.id]).await.unwrap(), [world.revision.id]);
-    assert_eq!(world.doomed_objects(100).await.unwrap().len(), 6);
+    assert_eq!(world.doomed_objects(None, 100).await.unwrap().len(), 6);
 }
 
 pub(super) async fn ended_leases_are_forgotten_but_for_those_of_objects(database: Database) {

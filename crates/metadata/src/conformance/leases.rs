@@ -195,7 +195,7 @@ pub(super) async fn whatever_is_done_at_once_fails_nobody(database: Database) {
                     let done = world.add(lease.id, &[span(lease.range.start(), lease.range.end())]).await;
                     assert!(!matches!(done, Err(CommitError::Store(_))), "{done:?}");
                     match world.widen(lease.id, range(start, start + 9)).await {
-                        Ok(_) | Err(MetadataError::Refused(_)) => {}
+                        Ok(_) | Err(MetadataError::Refused(_) | MetadataError::LeaseEnded(_)) => {}
                         failed => panic!("{failed:?}"),
                     }
                 }

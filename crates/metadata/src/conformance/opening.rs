@@ -218,6 +218,20 @@ mod urls {
     }
 
     #[tokio::test]
+    async fn a_transaction_that_was_abandoned_holds_nobody_up_for_long() {
+        use sqlx::{Connection, Executor};
+        let world = super::super::world::World::new(Database::postgres()).await;
+        let mut gone = sqlx::PgConnection::connect(&world.database.config().url).await.unwrap();
+        for statement in [crate::postgres::BEGIN, "SELECT id FROM revisions FOR UPDATE"] {
+            gone.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()))).await.unwrap();
+        }
+        let started = Instant::now();
+        world.claim_one(super::super::world::range(0, 9)).await;
+        let waited = started.elapsed();
+        assert!(waited > Duration::from_secs(3) && waited < Duration::from_secs(9), "{waited:?}");
+    }
+
+    #[tokio::test]
     async fn a_malformed_url_is_refused_without_its_password() {
         for url in ["postgres://user:secret@host:port/db", "postgres://user:secret@[::1/db"] {
             let Err(error) = open(&config(url)).await else { panic!("{url} was opened") };

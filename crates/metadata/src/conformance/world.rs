@@ -143,7 +143,9 @@ pub(super) fn segment(location: LocationId, span: Span) -> NewSegment {
 #[track_caller]
 pub(super) fn assert_refused<T: std::fmt::Debug>(result: Result<T>, words: &str) {
     match result {
-        Err(MetadataError::Refused(why)) => assert!(why.contains(words), "`{why}` does not say `{words}`"),
+        Err(error @ (MetadataError::Refused(_) | MetadataError::LeaseEnded(_))) => {
+            assert!(error.to_string().contains(words), "`{error}` does not say `{words}`");
+        }
         other => panic!("{other:?} should be refused because of `{words}`"),
     }
 }

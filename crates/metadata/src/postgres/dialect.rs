@@ -36,10 +36,18 @@ macro_rules! for_update {
     };
 }
 
-/// Takes what nobody else is taking, of jobs that nobody is ending.
+/// Takes what nobody else is taking, of jobs that nobody is ending: who ends one locks it for update. Others
+/// who claim of it may change it meanwhile, or two that have each other's jobs would wait for one another.
 macro_rules! skip_locked {
     () => {
-        " FOR UPDATE OF t SKIP LOCKED FOR SHARE OF j SKIP LOCKED"
+        " FOR UPDATE OF t SKIP LOCKED FOR KEY SHARE OF j SKIP LOCKED"
+    };
+}
+
+/// Locks what nobody else has locked.
+macro_rules! skip_locked_rows {
+    () => {
+        " FOR UPDATE SKIP LOCKED"
     };
 }
 
@@ -85,8 +93,9 @@ macro_rules! before_pulse {
             " WHERE node_id = $1 AND fence = $2 AND ended_at IS NULL RETURNING node_id),
                   told AS (UPDATE jobs SET status = 'STOPPING', updated_at = ",
             now!(),
-            " WHERE status = 'STOP_REQUESTED'
-                             AND id IN (SELECT job_id FROM tasks WHERE node_id = $1 AND worker_fence = $2))
+            " WHERE id IN (SELECT j.id FROM jobs j WHERE j.status = 'STOP_REQUESTED' AND j.id IN (
+                                 SELECT job_id FROM tasks WHERE node_id = $1 AND worker_fence = $2)
+                             FOR NO KEY UPDATE SKIP LOCKED))
              SELECT "
         )
     };
@@ -100,7 +109,7 @@ macro_rules! after_pulse {
 }
 pub(in crate::postgres) use {
     after_pulse, ago, before_pulse, for_update, ids, json_array, json_rows, later, silent, skip_locked,
-    texts, uuids,
+    skip_locked_rows, texts, uuids,
 };
 
 /// Tells workers that there may be something to do.

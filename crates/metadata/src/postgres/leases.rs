@@ -188,7 +188,7 @@ pub(super) async fn widen(
     range: BlockRange,
 ) -> Result<Result<Lease, Vec<HeldLease>>, Fault> {
     let Some(lease) = lock_with_revision(tx, id).await? else {
-        return refused(format!("the lease {id} has ended"));
+        return Err(Fault::LeaseEnded(id));
     };
     let live = take_over(tx, lease.revision, &[range], Taker::Writer(Some(id))).await?;
     let in_the_way = validate::overlapping(&[range], live);
@@ -228,7 +228,7 @@ pub(super) async fn record_object(
     match recorded {
         Some(recorded) => validate::check_recorded(id, name, LeaseId(recorded)),
         None if is_held => validate::refuse_location(id, location),
-        None => refused(format!("the lease {id} has ended")),
+        None => Err(Fault::LeaseEnded(id)),
     }
 }
 

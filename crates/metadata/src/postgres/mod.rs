@@ -47,10 +47,10 @@ macro_rules! now {
 }
 use now;
 
-/// How every transaction that writes begins. A machine that vanishes in the middle of one, or one
-/// that waits for it, must not hold the others up for long.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'; \
-                     SET LOCAL idle_in_transaction_session_timeout = '30s'";
+/// How every transaction that writes begins. A machine that vanishes or is stopped in the middle of one must
+/// not hold the others up for longer than it takes to count as dead.
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'; \
+                                SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 /// How long any of the work below may take. A server that is cut off answers nothing, and the system
 /// notices that after a quarter of an hour only.
@@ -339,12 +339,20 @@ impl MetadataStore for PostgresStore {
         ask!(self, connection => collect::collectable(connection, grace))
     }
 
-    async fn doomed_objects(&self, limit: u32) -> Result<Vec<(Location, String)>> {
-        ask!(self, connection => collect::doomed(connection, limit))
+    async fn doomed_objects(
+        &self,
+        after: Option<&(LocationId, String)>,
+        limit: u32,
+    ) -> Result<Vec<(Location, String)>> {
+        ask!(self, connection => collect::doomed(connection, after, limit))
     }
 
     async fn forget_doomed(&self, location: LocationId, names: &[String]) -> Result<()> {
         write!(self, tx => collect::forget_doomed(&mut tx, location, names))
+    }
+
+    async fn named_objects(&self, location: LocationId) -> Result<Vec<String>> {
+        ask!(self, connection => collect::named(connection, location))
     }
 
     async fn forget_leases(&self, grace: Duration, limit: u32) -> Result<u64> {

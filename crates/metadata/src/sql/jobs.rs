@@ -45,8 +45,16 @@ pub(crate) const INSERT_JOB: &str =
     "INSERT INTO jobs (dataset_id, descriptor, status) VALUES ($1, $2, 'SCHEDULED') RETURNING id";
 
 /// The jobs that are to stop, in the order in which they are locked.
-pub(crate) const STOPPING_JOBS: &str =
-    "SELECT id FROM jobs WHERE status IN ('STOP_REQUESTED', 'STOPPING') ORDER BY id";
+macro_rules! stopping_jobs {
+    () => {
+        "SELECT id FROM jobs WHERE status IN ('STOP_REQUESTED', 'STOPPING') ORDER BY id"
+    };
+}
+pub(crate) use stopping_jobs;
+
+/// The live job that writes the revision `$1`.
+pub(crate) const JOB_OF_REVISION: &str = "SELECT id FROM jobs
+     WHERE revision_id = $1 AND status IN ('SCHEDULED', 'RUNNING', 'STOP_REQUESTED', 'STOPPING')";
 
 /// The region of the worker `$1` whose process is still the `$2`th.
 pub(crate) const WORKER_REGION: &str =
@@ -56,13 +64,16 @@ pub(crate) const WORKER_REGION: &str =
 pub(crate) const RANGES: &str =
     "SELECT start_block, end_block FROM tasks WHERE job_id = $1 AND kind = 'range' ORDER BY start_block";
 
-/// Adds the range `$2..=$3` to the job `$1`.
-pub(crate) const INSERT_RANGE: &str =
-    "INSERT INTO tasks (job_id, kind, start_block, end_block) VALUES ($1, 'range', $2, $3)";
+/// Adds ranges to jobs, a row `(job, 'range', first, last)` each.
+pub(crate) const INSERT_RANGES: &str = "INSERT INTO tasks (job_id, kind, start_block, end_block) VALUES";
 
 /// Whether ranges of the job `$1` are still to do.
 pub(crate) const HAS_RANGES: &str =
     "SELECT EXISTS (SELECT 1 FROM tasks WHERE job_id = $1 AND kind = 'range')";
+
+/// Forgets why the job `$1` was being tried again, unless a task of it still is.
+pub(crate) const FORGET_ERROR: &str = "UPDATE jobs SET error = NULL WHERE id = $1 AND error IS NOT NULL
+     AND NOT EXISTS (SELECT 1 FROM tasks WHERE job_id = $1 AND attempts > 0)";
 
 /// Frees the task `$1`. Whoever had it has lost it: the next claim has another number.
 pub(crate) const RELEASE_TASK: &str = "UPDATE tasks SET node_id = NULL, worker_fence = NULL WHERE id = $1";

@@ -40,6 +40,13 @@ macro_rules! skip_locked {
     };
 }
 
+/// Locks what nobody else has locked.
+macro_rules! skip_locked_rows {
+    () => {
+        ""
+    };
+}
+
 /// The numbers of a parameter that is a JSON array.
 macro_rules! ids {
     ($parameter:literal) => {
@@ -87,7 +94,7 @@ macro_rules! after_pulse {
 }
 pub(in crate::sqlite) use {
     after_pulse, ago, before_pulse, for_update, ids, json_array, json_rows, later, silent, skip_locked,
-    texts, uuids,
+    skip_locked_rows, texts, uuids,
 };
 
 /// Workers of this process are told by the store, and there are no others.

@@ -152,7 +152,7 @@ pub(super) async fn widen(
     id: LeaseId,
     range: BlockRange,
 ) -> Result<Result<Lease, Vec<HeldLease>>, Fault> {
-    let Some(lease) = unended_one(tx, id).await? else { return refused(format!("the lease {id} has ended")) };
+    let Some(lease) = unended_one(tx, id).await? else { return Err(Fault::LeaseEnded(id)) };
     let live = take_over(tx, lease.revision, &[range], Taker::Writer(Some(id))).await?;
     let in_the_way = validate::overlapping(&[range], live);
     if !in_the_way.is_empty() {
@@ -174,7 +174,7 @@ pub(super) async fn record_object(
     location: LocationId,
     name: &str,
 ) -> Result<(), Fault> {
-    let Some(lease) = unended_one(tx, id).await? else { return refused(format!("the lease {id} has ended")) };
+    let Some(lease) = unended_one(tx, id).await? else { return Err(Fault::LeaseEnded(id)) };
     let tables = revisions::locations(tx, lease.revision).await?;
     validate::check_object(&lease, &tables, location, name)?;
     let recorded: i64 =

@@ -310,12 +310,20 @@ impl MetadataStore for SqliteStore {
         read!(self, connection => collect::collectable(connection, grace))
     }
 
-    async fn doomed_objects(&self, limit: u32) -> Result<Vec<(Location, String)>> {
-        read!(self, connection => collect::doomed(connection, limit))
+    async fn doomed_objects(
+        &self,
+        after: Option<&(LocationId, String)>,
+        limit: u32,
+    ) -> Result<Vec<(Location, String)>> {
+        read!(self, connection => collect::doomed(connection, after, limit))
     }
 
     async fn forget_doomed(&self, location: LocationId, names: &[String]) -> Result<()> {
         write!(self, tx => collect::forget_doomed(&mut tx, location, names))
+    }
+
+    async fn named_objects(&self, location: LocationId) -> Result<Vec<String>> {
+        read!(self, connection => collect::named(connection, location))
     }
 
     async fn forget_leases(&self, grace: Duration, limit: u32) -> Result<u64> {

@@ -12,7 +12,7 @@ use arrow::{
 use futures::stream;
 use indicatif::HumanCount;
 use nozzle_core::{BlockRange, TableDef, manifest::RawManifest};
-use nozzle_dump::{Check, CheckReport, Finding, Repair, RepairEnd, revision, writer::Target};
+use nozzle_dump::{Check, CheckReport, Finding, Repair, RepairEnd, revision, strays, writer::Target};
 use nozzle_metadata::{Dataset, Revision};
 use nozzle_sources::evm::{stored::StoredCheck, tables};
 use url::Url;
@@ -35,18 +35,24 @@ pub async fn run(args: CheckArgs, config: Config) -> anyhow::Result<ExitCode> {
     let context = Context::open_existing(config).await?;
     let checking = Checking::open(args, context, shutdown).await?;
     let found = checking.check(range).await?;
-    print(&found.findings).await?;
+    // They belong to no blocks that could be left out.
+    let strays = if is_whole(&checking.args) && !found.stopped { checking.strays().await? } else { vec![] };
+    print(&[found.findings.as_slice(), strays.as_slice()].concat()).await?;
     if found.stopped {
         return Ok(checking.shutdown.exit_code());
     }
     if found.findings.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(if strays.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     if !checking.args.repair {
         say("run it again with --repair to extract these files again from the node");
         return Ok(ExitCode::FAILURE);
     }
     checking.repair(&found.bad_segments).await
+}
+
+fn is_whole(args: &CheckArgs) -> bool {
+    args.start_block.is_none() && args.end_block.is_none()
 }
 
 fn range_of(args: &CheckArgs) -> anyhow::Result<BlockRange> {
@@ -96,6 +102,17 @@ impl Checking {
         let report = report.with_context(|| format!("checking `{name}` failed"))?;
         say(&format!("{name}: {}", summary_text(&report, self.args.verify.as_str())));
         Ok(report)
+    }
+
+    /// The files that the database does not name.
+    async fn strays(&self) -> anyhow::Result<Vec<Finding>> {
+        let strays =
+            strays::find(&self.context.metadata, &self.context.stores, &self.revision.locations).await;
+        let strays = strays.with_context(|| format!("checking `{}` failed", self.dataset.name))?;
+        if !strays.is_empty() {
+            say(&format!("{}: {} files are not named by the database", self.dataset.name, strays.len()));
+        }
+        Ok(strays)
     }
 
     /// Replaces the segments and checks the new ones.

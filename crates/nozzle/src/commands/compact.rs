@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
+use anyhow::bail;
 use indicatif::HumanBytes;
 
 use crate::{
@@ -24,17 +25,20 @@ pub async fn run(args: CompactArgs, config: Config) -> anyhow::Result<ExitCode> 
     let only = (!only.is_empty()).then_some(only);
     let mut upkeep = Upkeep::new(context, holder("compact"), only);
     let passes = upkeep.compact(upkeep.policy().everything(), shutdown.token()).await?;
-    let mut text = String::new();
+    let (mut text, mut failed) = (String::new(), 0);
     for (dataset, pass) in &passes {
-        let (before, after) = pass.segments;
-        text += &format!("{}: {before} segments are {after} now, {}\n", dataset.name, HumanBytes(pass.bytes));
+        let (name, (before, after)) = (&dataset.name, pass.segments);
+        failed += pass.failed;
+        if before > 0 {
+            text += &format!("{name}: {before} segments are {after} now, {}\n", HumanBytes(pass.bytes));
+        }
         if pass.lost > 0 {
-            text += &format!(
-                "{}: {} merges were left to others who hold these blocks\n",
-                dataset.name, pass.lost
-            );
+            text += &format!("{name}: {} merges were left to others who hold these blocks\n", pass.lost);
         }
     }
     report::answer(if text.is_empty() { "nothing to compact\n" } else { &text })?;
+    if failed > 0 {
+        bail!("{failed} merges failed, see above; what they were to merge stays as it is");
+    }
     Ok(if shutdown.token().is_cancelled() { shutdown.exit_code() } else { ExitCode::SUCCESS })
 }

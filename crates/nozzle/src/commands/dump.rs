@@ -316,9 +316,12 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
         DumpError::Store { .. } => Some(
             "check that the disk has space and can be written, or that the store can be reached (`nozzle doctor` tries it); what was committed is safe, run the same command again to go on",
         ),
-        DumpError::Held(_) | DumpError::OtherChain { .. } | DumpError::Refused(_) | DumpError::LeaseLost => {
-            None
-        }
+        DumpError::Held(_)
+        | DumpError::OtherChain { .. }
+        | DumpError::Refused(_)
+        | DumpError::LeaseLost
+        | DumpError::Unsteady(_)
+        | DumpError::NoFinalBlock => None,
     }
 }
 

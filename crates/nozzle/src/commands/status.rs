@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use indicatif::{HumanBytes, HumanCount};
 use nozzle_core::{BlockNum, RevisionId};
-use nozzle_metadata::{Coverage, Job, JobFilter, JobStatus, MetadataStore, Revision, Snapshot, Worker};
+use nozzle_metadata::{
+    Coverage, Dataset, Job, JobFilter, JobStatus, MetadataStore, Revision, Snapshot, Worker,
+};
 
-use crate::{config::Config, context::Context, report};
+use crate::{config::Config, context::Context, definitions, report};
 
 /// So many jobs that have ended are shown.
 const ENDED_JOBS: u32 = 10;
@@ -53,7 +55,8 @@ async fn datasets(metadata: &dyn MetadataStore) -> anyhow::Result<String> {
             None => None,
         };
         let tables: Vec<&Coverage> = of_revision(&stored, revision.as_ref());
-        let linked = tables.iter().map(|table| table.linked_until).min().flatten();
+        let start = start_of(&dataset);
+        let linked = tables.iter().map(|table| table.linked_from(start)).min().flatten();
         let behind = head.zip(linked).map(|(head, linked)| head.saturating_sub(linked));
         text += &format!(
             "{:<32} {:<9} {:>14} {:>14} {:>10} {:>14} {:>11}\n",
@@ -73,6 +76,10 @@ fn of_revision<'a>(stored: &'a [Coverage], revision: Option<&Revision>) -> Vec<&
     stored.iter().filter(|table| revision.is_some_and(|revision| revision.id == table.revision)).collect()
 }
 
+fn start_of(dataset: &Dataset) -> BlockNum {
+    definitions::of_dataset(dataset).map_or(0, |manifest| manifest.start_block)
+}
+
 fn number(number: Option<BlockNum>) -> String {
     number.map_or("-".to_owned(), |number| number.to_string())
 }
@@ -86,7 +93,8 @@ async fn jobs_text(metadata: &dyn MetadataStore, jobs: &[Job]) -> anyhow::Result
     );
     for job in jobs {
         let tables = stored.iter().filter(|table| Some(table.revision) == job.revision);
-        let linked = tables.map(|table| table.linked_until).min().flatten();
+        let start = start_of(&job.dataset);
+        let linked = tables.map(|table| table.linked_from(start)).min().flatten();
         text += &format!(
             "{:<8} {:<32} {:<15} {:<20} {:>14} {:>14}\n",
             job.id.to_string(),

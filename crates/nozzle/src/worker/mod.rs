@@ -16,6 +16,7 @@ mod throttles;
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +25,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use futures::FutureExt;
 use nozzle_metadata::{
     HEARTBEAT, MetadataError, NewWorker, Pulse, Registration, Task, TaskClaim, TaskEnd, WORKER_TIMEOUT,
     WorkerHold,
@@ -167,7 +169,11 @@ impl Worker {
         is_light: Arc<AtomicBool>,
     ) -> TaskClaim {
         let claim = task.claim;
-        let end = task::run(&self, &task, &cancel, is_light).await;
+        // A defect in one task is no reason to end the others.
+        let run = AssertUnwindSafe(task::run(&self, &task, &cancel, is_light)).catch_unwind().await;
+        let end = run.unwrap_or_else(|_| TaskEnd::Failed {
+            why: "a defect of the program ended it; the worker's log says where".into(),
+        });
         report::ended(&task, &end);
         let mut cancelled_at = None;
         loop {
@@ -200,13 +206,16 @@ struct Loop {
     tasks: JoinSet<TaskClaim>,
     /// Since when the database has answered; `None` while it is away.
     up_since: Option<Instant>,
+    /// When a heartbeat was last answered.
+    last_beat: Instant,
     has_said_down: bool,
 }
 
 impl Loop {
     fn new(worker: Arc<Worker>) -> Self {
-        let up_since = Some(Instant::now());
-        Self { worker, running: HashMap::new(), tasks: JoinSet::new(), up_since, has_said_down: false }
+        let now = Instant::now();
+        let (running, tasks) = (HashMap::new(), JoinSet::new());
+        Self { worker, running, tasks, up_since: Some(now), last_beat: now, has_said_down: false }
     }
 
     async fn run(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
@@ -230,8 +239,8 @@ impl Loop {
                     told.is_ok()
                 }
                 _ = reconcile.tick() => {
-                    if let Err(error) = metadata.settle_jobs().await {
-                        tracing::debug!(%error, "jobs could not be settled");
+                    if !matches!(timeout(HEARTBEAT_TIMEOUT, metadata.settle_jobs()).await, Ok(Ok(()))) {
+                        tracing::debug!("jobs could not be settled");
                     }
                     false
                 }
@@ -253,7 +262,11 @@ impl Loop {
     /// One heartbeat, and what follows from it.
     async fn beat(&mut self, is_stopping: bool) -> anyhow::Result<()> {
         let hold = &self.worker.hold;
-        // After the database was away all workers have been silent, and none of them is dead for it.
+        // After the database was away all workers have been silent, and none of them is dead for it. The
+        // same where this one was: it does not know what has happened.
+        if self.last_beat.elapsed() > HEARTBEAT_TIMEOUT {
+            self.up_since = self.up_since.map(|_| Instant::now());
+        }
         let may_take_over = self.up_since.is_some_and(|since| since.elapsed() >= WORKER_TIMEOUT);
         let beat = self.worker.context.metadata.heartbeat(hold, may_take_over);
         let pulse = match timeout(HEARTBEAT_TIMEOUT, beat).await {
@@ -262,7 +275,7 @@ impl Loop {
                 self.running.values().for_each(|task| task.cancel.cancel());
                 bail!("another process has become the worker `{}` while this one was silent", hold.node_id);
             }
-            Ok(Err(error)) if !matches!(error, MetadataError::Unavailable { .. }) => {
+            Ok(Err(error @ (MetadataError::Schema(_) | MetadataError::Corrupt { .. }))) => {
                 return Err(error).context("the worker cannot say that it lives");
             }
             away => {
@@ -275,6 +288,7 @@ impl Loop {
             self.has_said_down = false;
         }
         self.up_since.get_or_insert_with(Instant::now);
+        self.last_beat = Instant::now();
         self.heed(&pulse).await;
         if pulse.has_work && !is_stopping {
             self.claim(may_take_over).await;
@@ -301,8 +315,9 @@ impl Loop {
         }
         // A claim whose answer was lost on the way: nobody does that task.
         for (claim, _) in pulse.held.iter().filter(|(held, _)| !self.running.contains_key(held)) {
-            if let Err(error) = self.worker.context.metadata.finish_task(*claim, &TaskEnd::Released).await {
-                tracing::debug!(%error, "{claim} could not be given back");
+            let released = self.worker.context.metadata.finish_task(*claim, &TaskEnd::Released);
+            if !matches!(timeout(HEARTBEAT_TIMEOUT, released).await, Ok(Ok(_))) {
+                tracing::debug!("{claim} could not be given back");
             }
         }
         self.worker.throttles.share(&pulse.sharing);

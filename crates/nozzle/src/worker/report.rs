@@ -42,7 +42,10 @@ impl Observer for Log {
             Event::WaitingForHead { head, end } => {
                 tracing::debug!("{label}: the head is at {head}, waiting for {end}");
             }
-            Event::NothingYet { why } => tracing::info!("{label}: nothing to extract yet: {why}"),
+            Event::NothingYet { why } => {
+                self.is_light.store(true, Ordering::Relaxed);
+                tracing::info!("{label}: nothing to extract yet: {why}");
+            }
             Event::Outlasting { why, wait } => {
                 tracing::warn!("{label}: trying again in {} s: {why}", wait.as_secs());
             }

@@ -29,11 +29,15 @@ enum Trouble {
 
 impl From<DumpError> for Trouble {
     fn from(error: DumpError) -> Self {
-        if error.may_pass() || matches!(error, DumpError::LeaseLost) {
-            Self::MayPass(error.into())
-        } else {
-            Self::Lasts(error.into())
-        }
+        // A final block comes, and whoever may only read is a standby that becomes the primary.
+        let comes_back = matches!(
+            error,
+            DumpError::LeaseLost
+                | DumpError::NoFinalBlock
+                | DumpError::Unsteady(_)
+                | DumpError::Metadata(MetadataError::ReadOnly { .. })
+        );
+        if error.may_pass() || comes_back { Self::MayPass(error.into()) } else { Self::Lasts(error.into()) }
     }
 }
 
@@ -78,7 +82,11 @@ impl Doing<'_> {
         let job = &self.task.job;
         let request = JobRequest::of(job).map_err(Trouble::Lasts)?;
         let manifest = definitions::of_dataset(&job.dataset).map_err(Trouble::Lasts)?;
-        let dump = self.dump(&request, &manifest).await?;
+        // The store may be away for minutes.
+        let Some(dump) = self.unless_cancelled(self.dump(&request, &manifest)).await else {
+            return Err(Trouble::Lost);
+        };
+        let dump = dump?;
         match self.task.kind {
             TaskKind::Head => self.head(dump, &request).await,
             TaskKind::Range(range) => self.range(dump, range).await,
@@ -87,6 +95,10 @@ impl Doing<'_> {
 
     /// Plans the job; then does what lies above what was cut off for others, or all where that is little.
     async fn head(&self, mut dump: RawDump, request: &JobRequest) -> Result<TaskEnd, Trouble> {
+        dump.options.follow = request.end_block.is_none();
+        if let Some(end) = request.end(self.task.job.end_block) {
+            dump.options.end = end;
+        }
         let Some(revision) = self.unless_cancelled(self.revision(&dump)).await else {
             return Err(Trouble::Lost);
         };
@@ -96,6 +108,9 @@ impl Doing<'_> {
             return Err(Trouble::Lost);
         };
         let outlook = outlook?;
+        if outlook.is_empty {
+            return Ok(TaskEnd::Done);
+        }
         let ranges = plan::tasks(&outlook.settled);
         let has_cut = !ranges.is_empty();
         let end_block = request.end_block.and(outlook.end);
@@ -106,7 +121,6 @@ impl Doing<'_> {
         if let Some(end) = request.end(outlook.end) {
             dump.options.end = end;
         }
-        dump.options.follow = request.end_block.is_none();
         let first = if has_cut { outlook.unsettled_from } else { dump.start_block };
         let last = end_block.unwrap_or(MAX_BLOCK);
         // Above what was cut off there may be nothing.

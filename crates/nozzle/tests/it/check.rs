@@ -125,6 +125,28 @@ async fn what_the_database_says_of_a_file_is_compared_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_the_database_does_not_name_is_told() {
+    let node = node(14);
+    let place = dumped(&node);
+    let known = files(&place, "logs").await.remove(0);
+    let stray = known.with_file_name("000000000-0123456789abcdef.parquet");
+    std::fs::copy(&known, &stray).unwrap();
+    std::fs::write(known.with_file_name("notes.txt"), "mine").unwrap();
+    let said = place.run(&["check", "--dataset", "eth"]);
+    assert!(said.code == Some(1) && said.stdout.contains("0123456789abcdef"), "{}", said.stdout);
+    assert!(
+        said.stderr.contains("1 files are not named") && !said.stdout.contains("notes"),
+        "{}",
+        said.stderr
+    );
+    place.ok(&["check", "--dataset", "eth", "--start-block", "0"]);
+    std::fs::remove_file(stray).unwrap();
+    // What was replaced and waits for its time is no stray.
+    assert!(place.ok(&["compact"]).stdout.contains("3 segments are 1 now"));
+    place.ok(&["check", "--dataset", "eth"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repair_that_cannot_be_leaves_all_as_it_was() {
     let first = node(9);
     let place = dumped(&first);

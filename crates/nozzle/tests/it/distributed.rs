@@ -92,7 +92,8 @@ async fn victim(cluster: &Cluster, random: &mut Rng) -> usize {
 async fn failover_of_a_killed_worker_loses_and_doubles_nothing() {
     let mut random = random();
     let (mut cluster, _node) = three_workers().await;
-    for run in 0..asked("NOZZLE_FAILOVER_KILLS", 3) {
+    let (runs, mut had_tasks) = (asked("NOZZLE_FAILOVER_KILLS", 3), 0);
+    for run in 0..runs {
         let dataset = format!("killed_{run}");
         cluster.api.register(&dataset).await;
         let job = cluster.api.dump(&dataset, json!({"end_block": BLOCKS - 1})).await;
@@ -100,6 +101,7 @@ async fn failover_of_a_killed_worker_loses_and_doubles_nothing() {
         let name = cluster.workers[index].name.clone();
         cluster.workers[index].kill();
         let held = cluster.held_by(&name);
+        had_tasks += u64::from(!held.is_empty());
         let taken = cluster.until_taken(&held).await;
         println!("run {run}: {name} was killed with {} tasks, which others had after {taken:?}", held.len());
         assert!(taken < Duration::from_secs(10), "{taken:?}");
@@ -109,6 +111,7 @@ async fn failover_of_a_killed_worker_loses_and_doubles_nothing() {
         assert_equal(&cluster.place, &dataset, "truth", BLOCKS);
         cluster.place.stored(&dataset).await.assert_sound(0, BLOCKS - 1);
     }
+    assert!(had_tasks * 2 >= runs, "only {had_tasks} of {runs} workers had a task when they were killed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -543,6 +546,71 @@ async fn a_job_without_an_end_follows_the_head_until_it_is_stopped() {
     assert_eq!(stopped["status"], "STOPPED");
     assert_eq!(cluster.api.send(Method::DELETE, "/jobs?status=Terminal", &Value::Null).await.0, 204);
     assert_eq!(cluster.api.get("/jobs").await["jobs"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_ends_where_it_was_asked_to() {
+    let node = node(420, 0);
+    node.set_head(399);
+    let place = Place::configured(Db::Postgres, "poll_interval_secs = 0.05");
+    let cluster = Cluster::on(place, &["worker-0", "worker-1"], &[]);
+    cluster.api.add_provider("node", node.url()).await;
+    let count = |dataset: &str| cluster.place.number(&format!("SELECT count(*) FROM {dataset}.blocks"));
+    for (n, (request, blocks)) in [
+        (json!({"end_block": 50}), 51),
+        (json!({"end_block": 300}), 301),
+        (json!({"end_block": 300, "n_jobs": 3, "partition_size_mb": 1}), 301),
+        (json!({"end_block": -100}), 300),
+        (json!({"end_block": -350}), 50),
+        (json!({"end_block": "latest"}), 400),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dataset = format!("end_{n}");
+        cluster.api.register(&dataset).await;
+        let job = cluster.api.dump(&dataset, request.clone()).await;
+        let done = cluster.api.until_job(job, "COMPLETED").await;
+        let table = &done["progress"]["tables"]["blocks"];
+        assert_eq!((count(&dataset), &table["end_block"]), (blocks, &json!(blocks - 1)), "{request}");
+        cluster.place.stored(&dataset).await.assert_sound(0, blocks - 1);
+    }
+    // Built anew beside what is there, and to another end.
+    let job = cluster.api.dump("end_5", json!({"end_block": 200, "fresh": true})).await;
+    cluster.api.until_job(job, "COMPLETED").await;
+    assert_eq!(count("end_5"), 201);
+    cluster.api.register("nothing").await;
+    let job = cluster.api.dump("nothing", json!({"end_block": -1000})).await;
+    cluster.api.until_job(job, "COMPLETED").await;
+
+    // What is final is cut into tasks, and the end lies above the head: it is waited for.
+    node.set_finalized(Some(250));
+    cluster.api.register("later").await;
+    let later = cluster.api.dump("later", json!({"end_block": 410})).await;
+    cluster.api.register("final").await;
+    let job = cluster.api.dump("final", json!({"end_block": "latest", "only_finalized_blocks": true})).await;
+    cluster.api.until_job(job, "COMPLETED").await;
+    assert_eq!(count("final"), 251);
+    until_stored(cluster.metadata().await.as_ref(), "later", 399).await;
+    assert_eq!(cluster.api.job(later).await["status"], "RUNNING");
+    node.set_head(415);
+    cluster.api.until_job(later, "COMPLETED").await;
+    assert_eq!(count("later"), 411);
+    cluster.place.stored("later").await.assert_sound(0, 410);
+
+    // No block is final yet: that is waited for too.
+    node.set_finalized(None);
+    node.set_head(30);
+    cluster.api.register("patient").await;
+    let request = json!({"end_block": "latest", "only_finalized_blocks": true});
+    let job = cluster.api.dump("patient", request).await;
+    until("the reason", async || {
+        cluster.api.job(job).await["error"].as_str()?.contains("no final block").then_some(())
+    })
+    .await;
+    node.set_finalized(Some(20));
+    let done = cluster.api.until_job(job, "COMPLETED").await;
+    assert_eq!((count("patient"), done.get("error")), (21, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Admin,
     error::{AdminError, Code},
-    request::{Limit, Params, Payload, page},
+    request::{InPath, Limit, Params, Payload, page},
 };
 use crate::{definitions, jobs::JobRequest};
 
@@ -131,7 +131,10 @@ impl Admin {
         // It may have been put into the folder since the server started.
         match definitions::import(&self.context.definitions_folder()?, metadata).await {
             Ok(rejected) => match rejected.into_iter().find(|rejected| rejected.defines(reference)) {
-                Some(bad) => Err(AdminError::new(Code::InvalidManifest, format!("{:#}", bad.error))),
+                Some(bad) => Err(match bad.error.downcast::<MetadataError>() {
+                    Ok(error) => error.into(),
+                    Err(error) => AdminError::new(Code::InvalidManifest, format!("{error:#}")),
+                }),
                 None => metadata.dataset(reference).await?.ok_or_else(|| not_found(reference)),
             },
             Err(error) => Err(error.into()),
@@ -294,7 +297,7 @@ fn checked(manifest: Value) -> Result<RawManifest, AdminError> {
     responses((status = 200, body = DatasetDetails), (status = "default", description = "an error", body = AdminError)))]
 pub async fn show(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
+    InPath(name): InPath<String>,
 ) -> Result<Json<DatasetDetails>, AdminError> {
     let dataset = admin.dataset(&selector(&name)?).await?;
     Ok(Json(admin.details(&dataset).await?))
@@ -306,7 +309,7 @@ pub async fn show(
     responses((status = 200, body = DatasetDetails), (status = "default", description = "an error", body = AdminError)))]
 pub async fn show_version(
     State(admin): State<Admin>,
-    Path((name, version)): Path<(String, String)>,
+    InPath((name, version)): InPath<(String, String)>,
 ) -> Result<Json<DatasetDetails>, AdminError> {
     let dataset = admin.dataset(&versioned(&name, &version)?).await?;
     Ok(Json(admin.details(&dataset).await?))
@@ -318,7 +321,7 @@ pub async fn show_version(
     responses((status = 200, body = Versions), (status = "default", description = "an error", body = AdminError)))]
 pub async fn versions(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
+    InPath(name): InPath<String>,
 ) -> Result<Json<Versions>, AdminError> {
     let all = admin.named(&selector(&name)?).await?;
     Ok(Json(Versions { versions: all.iter().map(|dataset| dataset.version.to_string()).collect() }))
@@ -369,7 +372,10 @@ impl Admin {
 /// Removes all versions of a dataset, or `name__x_y_z`: what is stored of them is no longer read.
 #[utoipa::path(delete, path = "/datasets/{name}", tag = "datasets", params(("name" = String, Path)),
     responses((status = 204), (status = "default", description = "an error", body = AdminError)))]
-pub async fn delete(State(admin): State<Admin>, Path(name): Path<String>) -> Result<StatusCode, AdminError> {
+pub async fn delete(
+    State(admin): State<Admin>,
+    InPath(name): InPath<String>,
+) -> Result<StatusCode, AdminError> {
     admin.remove(&selector(&name)?).await
 }
 
@@ -379,7 +385,7 @@ pub async fn delete(State(admin): State<Admin>, Path(name): Path<String>) -> Res
     responses((status = 204), (status = "default", description = "an error", body = AdminError)))]
 pub async fn delete_version(
     State(admin): State<Admin>,
-    Path((name, version)): Path<(String, String)>,
+    InPath((name, version)): InPath<(String, String)>,
 ) -> Result<StatusCode, AdminError> {
     admin.remove(&versioned(&name, &version)?).await
 }
@@ -390,7 +396,7 @@ pub async fn delete_version(
     responses((status = 200, body = Started), (status = "default", description = "an error", body = AdminError)))]
 pub async fn dump(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
+    InPath(name): InPath<String>,
     Payload(request): Payload<JobRequest>,
 ) -> Result<Json<Started>, AdminError> {
     admin.start(&selector(&name)?, &request).await
@@ -402,7 +408,7 @@ pub async fn dump(
     responses((status = 200, body = Started), (status = "default", description = "an error", body = AdminError)))]
 pub async fn dump_version(
     State(admin): State<Admin>,
-    Path((name, version)): Path<(String, String)>,
+    InPath((name, version)): InPath<(String, String)>,
     Payload(request): Payload<JobRequest>,
 ) -> Result<Json<Started>, AdminError> {
     admin.start(&versioned(&name, &version)?, &request).await

@@ -2,14 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
 use nozzle_core::RevisionId;
-use nozzle_metadata::{Coverage, Job, JobChange, JobFilter, JobId, JobStatus};
+use nozzle_metadata::{Coverage, HEARTBEAT, Job, JobChange, JobFilter, JobId, JobStatus, WORKER_TIMEOUT};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -17,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Admin,
     error::{AdminError, Code},
-    request::{Limit, Params, cut, id},
+    request::{InPath, Limit, Params, cut, id},
 };
 use crate::definitions;
 
@@ -121,6 +117,17 @@ impl Admin {
         Ok(jobs.into_iter().map(answer).collect())
     }
 
+    /// Should the worker have died a moment ago, nobody else would stop the job before another one looks.
+    fn settle_later(&self) {
+        let context = std::sync::Arc::clone(&self.context);
+        tokio::spawn(async move {
+            tokio::time::sleep(WORKER_TIMEOUT + HEARTBEAT).await;
+            if let Err(error) = context.metadata.settle_jobs().await {
+                tracing::debug!(%error, "jobs could not be settled");
+            }
+        });
+    }
+
     async fn job(&self, text: &str) -> Result<JobAnswer, AdminError> {
         let job = JobId(id(text, Code::InvalidJobId)?);
         let found = self.context.metadata.job(job).await?.ok_or_else(|| not_found(job))?;
@@ -137,7 +144,7 @@ fn answer(job: Job, stored: &[&Coverage]) -> JobAnswer {
     let table = |covered: &&Coverage| {
         let progress = TableProgress {
             start_block,
-            current_block: covered.linked_until,
+            current_block: covered.linked_from(start_block),
             end_block: job.end_block,
             rows: covered.totals.rows,
             bytes: covered.totals.bytes,
@@ -185,7 +192,10 @@ pub async fn list(
 /// Shows a job.
 #[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = i64, Path)), responses(
     (status = 200, body = JobAnswer), (status = "default", description = "an error", body = AdminError)))]
-pub async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> Result<Json<JobAnswer>, AdminError> {
+pub async fn show(
+    State(admin): State<Admin>,
+    InPath(id): InPath<String>,
+) -> Result<Json<JobAnswer>, AdminError> {
     Ok(Json(admin.job(&id).await?))
 }
 
@@ -194,11 +204,16 @@ pub async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> Result<
     (status = 200, body = JobAnswer), (status = "default", description = "an error", body = AdminError)))]
 pub async fn stop(
     State(admin): State<Admin>,
-    Path(text): Path<String>,
+    InPath(text): InPath<String>,
 ) -> Result<Json<JobAnswer>, AdminError> {
     let job = JobId(id(&text, Code::InvalidJobId)?);
     match admin.context.metadata.stop_job(job).await? {
-        JobChange::Done(_) => Ok(Json(admin.job(&text).await?)),
+        JobChange::Done(status) => {
+            if !status.is_terminal() {
+                admin.settle_later();
+            }
+            Ok(Json(admin.job(&text).await?))
+        }
         JobChange::Missing => Err(not_found(job)),
         JobChange::Conflict(status) => Err(AdminError::new(
             Code::JobConflict,
@@ -210,7 +225,10 @@ pub async fn stop(
 /// Deletes a job that has ended. What it has stored stays.
 #[utoipa::path(delete, path = "/jobs/{id}", tag = "jobs", params(("id" = i64, Path)), responses(
     (status = 204), (status = "default", description = "an error", body = AdminError)))]
-pub async fn delete(State(admin): State<Admin>, Path(text): Path<String>) -> Result<StatusCode, AdminError> {
+pub async fn delete(
+    State(admin): State<Admin>,
+    InPath(text): InPath<String>,
+) -> Result<StatusCode, AdminError> {
     let job = JobId(id(&text, Code::InvalidJobId)?);
     match admin.context.metadata.delete_job(job).await? {
         JobChange::Done(_) => Ok(StatusCode::NO_CONTENT),

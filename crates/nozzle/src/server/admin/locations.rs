@@ -1,10 +1,6 @@
 //! `/locations` and `/files`: where tables are stored.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use nozzle_core::{DatasetRef, RevisionId};
 use nozzle_metadata::{
     FileRecord, LocationId, LocationRecord, LocationTotals, MetadataError, RevisionState, Segment, SegmentId,
@@ -16,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Admin,
     error::{AdminError, Code},
-    request::{Limit, Params, cut, id},
+    request::{InPath, Limit, Params, cut, id},
 };
 
 /// One storage revision of one table.
@@ -248,7 +244,7 @@ pub async fn list(
     (status = 200, body = LocationDetails), (status = "default", description = "an error", body = AdminError)))]
 pub async fn show(
     State(admin): State<Admin>,
-    Path(text): Path<String>,
+    InPath(text): InPath<String>,
 ) -> Result<Json<LocationDetails>, AdminError> {
     let record = admin.location(&text).await?;
     let stored = admin.context.metadata.coverage(&[record.revision]).await?;
@@ -271,7 +267,7 @@ pub async fn show(
     (status = 204), (status = "default", description = "an error", body = AdminError)))]
 pub async fn delete(
     State(admin): State<Admin>,
-    Path(text): Path<String>,
+    InPath(text): InPath<String>,
     Params(Force { force }): Params<Force>,
 ) -> Result<StatusCode, AdminError> {
     let record = admin.location(&text).await?;
@@ -301,7 +297,7 @@ pub async fn delete(
     (status = 200, body = FileList), (status = "default", description = "an error", body = AdminError)))]
 pub async fn files(
     State(admin): State<Admin>,
-    Path(text): Path<String>,
+    InPath(text): InPath<String>,
     Params(after): Params<AfterFile>,
 ) -> Result<Json<FileList>, AdminError> {
     let record = admin.location(&text).await?;
@@ -339,7 +335,7 @@ pub async fn files_of_dataset(
     (status = 200, body = FileDetails), (status = "default", description = "an error", body = AdminError)))]
 pub async fn file(
     State(admin): State<Admin>,
-    Path(text): Path<String>,
+    InPath(text): InPath<String>,
 ) -> Result<Json<FileDetails>, AdminError> {
     let segment = SegmentId(id(&text, Code::InvalidFileId)?);
     let missing = || AdminError::new(Code::FileNotFound, format!("there is no file {segment}"));

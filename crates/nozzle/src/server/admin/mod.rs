@@ -27,7 +27,10 @@ use axum::{
 use nozzle_metadata::{CommitSeq, MetadataError};
 use nozzle_query::Engine;
 use serde_json::Value;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -42,6 +45,9 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// For how long it is believed whether the store can be written.
 const STORE_MEMORY: Duration = Duration::from_secs(60);
+
+/// How long the store may take to say so.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the routes work on.
 #[derive(Debug, Clone)]
@@ -75,13 +81,15 @@ impl Admin {
         if let Err(error @ MetadataError::ReadOnly { .. }) = tried {
             return Err(error.into());
         }
-        let mut known = self.store.lock().await;
-        let is_read_only = match *known {
+        let known = *self.store.lock().await;
+        let is_read_only = match known {
             Some((at, is_read_only)) if at.elapsed() < STORE_MEMORY => is_read_only,
             _ => {
                 let config = &self.context.config;
-                let found = stores::is_read_only(&config.data_dir, &config.base, &self.context.stores).await;
-                *known = Some((Instant::now(), found));
+                let asked = stores::is_read_only(&config.data_dir, &config.base, &self.context.stores);
+                // A store that is away is no reason to refuse: what needs it says so.
+                let found = timeout(STORE_TIMEOUT, asked).await.unwrap_or(false);
+                *self.store.lock().await = Some((Instant::now(), found));
                 found
             }
         };

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Admin,
     error::{AdminError, Code},
-    request::{Limit, Params, Payload, page},
+    request::{InPath, Limit, Params, Payload, page},
 };
 use crate::providers;
 
@@ -158,7 +158,7 @@ pub async fn create(
     (status = 200, body = ProviderAnswer), (status = "default", description = "an error", body = AdminError)))]
 pub async fn show(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
+    InPath(name): InPath<String>,
 ) -> Result<Json<ProviderAnswer>, AdminError> {
     admin.provider(&name).await?.map(|provider| Json(provider.into())).ok_or_else(not_found)
 }
@@ -169,7 +169,7 @@ pub async fn show(
     (status = 200, body = ProviderAnswer), (status = "default", description = "an error", body = AdminError)))]
 pub async fn replace(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
+    InPath(name): InPath<String>,
     Payload(keys): Payload<Map<String, Value>>,
 ) -> Result<Json<ProviderAnswer>, AdminError> {
     let provider = read(Some(&name), keys)?;
@@ -181,7 +181,10 @@ pub async fn replace(
 /// Removes a provider.
 #[utoipa::path(delete, path = "/providers/{name}", tag = "providers", params(("name" = String, Path)), responses(
     (status = 204), (status = "default", description = "an error", body = AdminError)))]
-pub async fn delete(State(admin): State<Admin>, Path(name): Path<String>) -> Result<StatusCode, AdminError> {
+pub async fn delete(
+    State(admin): State<Admin>,
+    InPath(name): InPath<String>,
+) -> Result<StatusCode, AdminError> {
     let provider = admin.own_provider(&name).await?;
     admin.context.metadata.remove_provider(&provider.name).await?;
     Ok(StatusCode::NO_CONTENT)

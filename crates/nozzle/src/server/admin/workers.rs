@@ -1,9 +1,6 @@
 //! `/workers`: who does the jobs.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
 use nozzle_metadata::Worker;
 use serde::{Deserialize, Serialize};
@@ -12,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Admin,
     error::{AdminError, Code},
-    request::{Limit, Params, page},
+    request::{InPath, Limit, Params, page},
 };
 
 /// A worker.
@@ -76,7 +73,7 @@ pub async fn list(
     (status = 200, body = WorkerAnswer), (status = "default", description = "an error", body = AdminError)))]
 pub async fn show(
     State(admin): State<Admin>,
-    Path(node_id): Path<String>,
+    InPath(node_id): InPath<String>,
 ) -> Result<Json<WorkerAnswer>, AdminError> {
     let all = admin.context.metadata.workers().await?;
     let found = all.into_iter().find(|worker| worker.node_id == node_id);
