@@ -56,11 +56,14 @@ def median(url: str, sql: str) -> float:
     return sorted(ask(url, sql) for _ in range(5))[2]
 
 
-def metadata_rows(folder) -> int:
+def metadata(folder) -> str:
+    """Segments in the metadata, and what of the file is in use."""
     import sqlite3
 
     with sqlite3.connect(folder / "metadata.db") as database:
-        return database.execute("SELECT count(*) FROM segments").fetchone()[0]
+        (rows,) = database.execute("SELECT count(*) FROM segments").fetchone()
+        pages, free, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ["page_count", "freelist_count", "page_size"])
+    return f"{rows:,} rows of segments, {(pages - free) * size / 1e6:.1f} MB"
 
 
 def main():
@@ -72,7 +75,7 @@ def main():
     folder = common.fresh(PLACE / "compact")
     extract(folder, arguments.blocks)
     files, size = stored(folder)
-    rows = metadata_rows(folder)
+    metadata_before = metadata(folder)
     with common.nozzle_server(folder) as server:
         url = common.jsonl_url(server)
         before = {name: median(url, sql) for name, sql in QUESTIONS.items()}
@@ -111,9 +114,8 @@ def main():
     queries = [[name, f"{before[name] * 1e3:.0f}", f"{after[name] * 1e3:.0f}"] for name in QUESTIONS]
     text = f"""# Compaction of {arguments.blocks:,} blocks
 
-{machine}. {files:,} files of {size / 1e6:.0f} MB became {after_files} of {after_size / 1e6:.0f} MB; rows of segments in the
-metadata: {rows:,} before, {metadata_rows(folder):,} after collection. {len(during)} queries were answered meanwhile, the slowest in
-{max(during) * 1e3:.0f} ms.
+{machine}. {files:,} files of {size / 1e6:.0f} MB became {after_files} of {after_size / 1e6:.0f} MB. The metadata: {metadata_before} before,
+{metadata(folder)} after collection. {len(during)} queries were answered meanwhile, the slowest in {max(during) * 1e3:.0f} ms.
 
 {table(head, lines)}
 

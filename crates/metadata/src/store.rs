@@ -41,9 +41,10 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// All datasets, by name and version.
     async fn datasets(&self) -> Result<Vec<Dataset>>;
 
-    /// Removes a dataset and retires its revisions. The name and version may be registered again
-    /// afterwards, as a new dataset. Refused while somebody holds a live lease on one of them.
-    async fn remove_dataset(&self, dataset: DatasetId) -> Result<()>;
+    /// Removes datasets and retires their revisions: all of them, or none. Their names and versions may be
+    /// registered again afterwards, as new datasets. Refused while somebody holds a live lease on a revision
+    /// of theirs, or a job is live.
+    async fn remove_datasets(&self, datasets: &[DatasetId]) -> Result<()>;
 
     // --- providers ------------------------------------------------------------------------------
 

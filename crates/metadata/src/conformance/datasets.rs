@@ -68,7 +68,7 @@ pub(super) async fn a_removed_dataset_may_be_registered_again_as_a_new_one(datab
     let building = new_revision(world.dataset, RevisionState::Building);
     world.create_revision(&building).await.unwrap();
     let before = world.sequence().await.unwrap();
-    world.remove_dataset(world.dataset).await.unwrap();
+    world.remove_datasets(&[world.dataset]).await.unwrap();
 
     assert_eq!(world.datasets().await.unwrap(), []);
     assert_eq!(world.snapshot().await.unwrap().datasets, []);
@@ -76,7 +76,7 @@ pub(super) async fn a_removed_dataset_may_be_registered_again_as_a_new_one(datab
     let revisions = world.revisions(world.dataset).await.unwrap();
     assert_eq!(revisions.len(), 2);
     assert!(revisions.iter().all(|r| r.state == RevisionState::Retired && r.retired_at.is_some()));
-    assert_refused(world.remove_dataset(world.dataset).await, "no dataset");
+    assert_refused(world.remove_datasets(&[world.dataset]).await, "no dataset");
     let late = new_revision(world.dataset, RevisionState::Active);
     assert_refused(world.create_revision(&late).await, "no dataset");
 
@@ -87,11 +87,15 @@ pub(super) async fn a_removed_dataset_may_be_registered_again_as_a_new_one(datab
 pub(super) async fn a_dataset_that_is_written_is_not_removed(database: Database) {
     let world = World::new(database).await;
     let claim = world.claim(world.revision.id, &[range(0, 9)], "job 7 on node a").await.unwrap();
-    assert_refused(world.remove_dataset(world.dataset).await, "job 7 on node a");
-    assert_eq!(world.datasets().await.unwrap().len(), 1);
+    assert_refused(world.remove_datasets(&[world.dataset]).await, "job 7 on node a");
+    // All or none.
+    let other = world.register_dataset(&new_dataset("chain", "2.0.0", "{}")).await.unwrap().id();
+    assert_refused(world.remove_datasets(&[other, world.dataset]).await, "job 7 on node a");
+    assert_eq!(world.datasets().await.unwrap().len(), 2);
+    world.remove_datasets(&[other]).await.unwrap();
 
     world.database.silence(claim.granted[0].id).await;
-    world.remove_dataset(world.dataset).await.unwrap();
+    world.remove_datasets(&[world.dataset]).await.unwrap();
     assert_eq!(world.renew(&[claim.granted[0].id]).await.unwrap(), []);
 }
 

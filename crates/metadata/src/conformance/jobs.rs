@@ -313,9 +313,9 @@ pub(super) async fn only_jobs_that_have_ended_are_deleted(database: Database) {
 pub(super) async fn a_dataset_with_a_live_job_is_not_removed(database: Database) {
     let world = World::new(database).await;
     let job = world.scheduled("a").await;
-    assert_refused(world.remove_dataset(world.dataset).await, "stop it first");
+    assert_refused(world.remove_datasets(&[world.dataset]).await, "stop it first");
     world.stop_job(job).await.unwrap();
-    world.remove_dataset(world.dataset).await.unwrap();
+    world.remove_datasets(&[world.dataset]).await.unwrap();
     // Its jobs stay to be looked at.
     assert_eq!(world.job(job).await.unwrap().unwrap().dataset.id, world.dataset);
 }

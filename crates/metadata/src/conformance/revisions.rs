@@ -117,7 +117,7 @@ pub(super) async fn revisions_stay_known_whatever_becomes_of_them(database: Data
     let unknown = nozzle_core::RevisionId::generate();
     let known = async || world.known_revisions(&[unknown, world.revision.id]).await.unwrap();
     assert_eq!(known().await, [world.revision.id]);
-    world.remove_dataset(world.dataset).await.unwrap();
+    world.remove_datasets(&[world.dataset]).await.unwrap();
     assert_eq!(known().await, [world.revision.id]);
     assert_eq!(world.known_revisions(&[]).await.unwrap(), []);
 }

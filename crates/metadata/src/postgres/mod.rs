@@ -152,8 +152,8 @@ impl MetadataStore for PostgresStore {
         ask!(self, connection => datasets::all(connection))
     }
 
-    async fn remove_dataset(&self, dataset: DatasetId) -> Result<()> {
-        let retired = write!(self, tx => datasets::remove(&mut tx, dataset))?;
+    async fn remove_datasets(&self, datasets: &[DatasetId]) -> Result<()> {
+        let retired = write!(self, tx => datasets::remove(&mut tx, datasets))?;
         if let Some(sequence) = retired {
             self.hints.tell(sequence);
         }

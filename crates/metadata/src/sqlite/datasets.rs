@@ -47,25 +47,34 @@ pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<Dataset
 }
 
 /// Gives the sequence number of the retirement of its revisions, if there was any to retire.
+/// All of them or none. Whatever has to be locked is, before the commit counter is taken.
 pub(super) async fn remove(
     tx: &mut SqliteConnection,
-    dataset: DatasetId,
+    datasets: &[DatasetId],
 ) -> Result<Option<CommitSeq>, Fault> {
-    lock(tx, dataset).await?;
-    validate::check_no_job(jobs::live(tx, dataset).await?)?;
+    let mut datasets = datasets.to_vec();
+    datasets.sort_unstable();
+    for dataset in &datasets {
+        lock(tx, *dataset).await?;
+        validate::check_no_job(jobs::live(tx, *dataset).await?)?;
+    }
     let mut in_use = vec![];
-    for revision in revisions::of_dataset(tx, dataset).await? {
-        if revisions::lock(tx, revision.id).await? == Some(RevisionState::Retired) {
-            continue;
+    for dataset in &datasets {
+        for revision in revisions::of_dataset(tx, *dataset).await? {
+            if revisions::lock(tx, revision.id).await? == Some(RevisionState::Retired) {
+                continue;
+            }
+            validate::check_unheld(&leases::live(tx, revision.id).await?)?;
+            in_use.push(revision.id);
         }
-        validate::check_unheld(&leases::live(tx, revision.id).await?)?;
-        in_use.push(revision.id);
     }
     let retired = if in_use.is_empty() { None } else { Some(revisions::retire_all(tx, &in_use).await?) };
-    sqlx::query(concat!("UPDATE datasets SET removed_at = ", now!(), " WHERE id = $1"))
-        .bind(dataset.0)
-        .execute(tx)
-        .await?;
+    for dataset in &datasets {
+        sqlx::query(concat!("UPDATE datasets SET removed_at = ", now!(), " WHERE id = $1"))
+            .bind(dataset.0)
+            .execute(&mut *tx)
+            .await?;
+    }
     Ok(retired)
 }
 

@@ -108,7 +108,7 @@ async fn remove(context: &Context, reference: &DatasetRef, yes: bool) -> anyhow:
     if !yes && !confirmed(&named)? {
         bail!("nothing was removed");
     }
-    context.metadata.remove_dataset(dataset.id).await?;
+    context.metadata.remove_datasets(&[dataset.id]).await?;
     eprintln!("removed {named}; its files stay where they are until they are collected");
     let folder = context.definitions_folder()?;
     for file in definitions::files_defining(&folder, reference).await? {

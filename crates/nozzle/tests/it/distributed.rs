@@ -124,11 +124,17 @@ async fn failover_of_a_paused_worker_refuses_its_late_commit_and_it_goes_on() {
         cluster.api.register(&dataset).await;
         cluster.api.register(&next).await;
         let job = cluster.api.dump(&dataset, json!({"end_block": BLOCKS - 1})).await;
-        let index = victim(&cluster, &mut random).await;
-        let paused = cluster.workers.remove(index);
-        paused.signal("STOP");
-        let stopped = Instant::now();
-        let held = cluster.held_by(&paused.name);
+        // One that has just come to the end of its tasks would show nothing.
+        let (paused, held, stopped) = loop {
+            let index = victim(&cluster, &mut random).await;
+            cluster.workers[index].signal("STOP");
+            let stopped = Instant::now();
+            let held = cluster.held_by(&cluster.workers[index].name);
+            if !held.is_empty() {
+                break (cluster.workers.remove(index), held, stopped);
+            }
+            cluster.workers[index].signal("CONT");
+        };
         let taken = cluster.until_taken(&held).await;
         println!(
             "run {run}: {} was paused with {} tasks, which others had after {taken:?}",
@@ -138,9 +144,7 @@ async fn failover_of_a_paused_worker_refuses_its_late_commit_and_it_goes_on() {
         assert!(taken < Duration::from_secs(10), "{taken:?}");
         tokio::time::sleep(pause.saturating_sub(stopped.elapsed())).await;
         paused.signal("CONT");
-        if !held.is_empty() {
-            paused.until_logged("has gone to another worker").await;
-        }
+        paused.until_logged("has gone to another worker").await;
         cluster.api.until_job(job, "COMPLETED").await;
         assert_equal(&cluster.place, &dataset, "truth", BLOCKS);
         cluster.place.stored(&dataset).await.assert_sound(0, BLOCKS - 1);
@@ -190,7 +194,7 @@ async fn a_worker_that_is_cut_off_from_all_comes_back_by_itself() {
     let held = cluster.held_by("far");
     let taken = cluster.until_taken(&held).await;
     println!("the far worker was cut off with {} tasks, which the near one had after {taken:?}", held.len());
-    assert!(taken < Duration::from_secs(20), "{taken:?}");
+    assert!(taken < Duration::from_secs(10), "{taken:?}");
     let workers = cluster.api.get("/workers/far").await;
     assert_eq!((&workers["alive"], &workers["running_tasks"]), (&json!(false), &json!(0)), "{workers}");
     far.until_logged("the metadata database is away").await;

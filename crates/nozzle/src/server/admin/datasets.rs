@@ -338,14 +338,12 @@ impl Admin {
     }
 
     async fn remove(&self, reference: &DatasetRef) -> Result<StatusCode, AdminError> {
-        for dataset in self.named(reference).await? {
-            match self.context.metadata.remove_dataset(dataset.id).await {
-                Ok(()) => {}
-                Err(MetadataError::Refused(why)) => return Err(AdminError::new(Code::ActiveJob, why)),
-                Err(error) => return Err(error.into()),
-            }
+        let ids: Vec<_> = self.named(reference).await?.iter().map(|dataset| dataset.id).collect();
+        match self.context.metadata.remove_datasets(&ids).await {
+            Ok(()) => Ok(StatusCode::NO_CONTENT),
+            Err(MetadataError::Refused(why)) => Err(AdminError::new(Code::ActiveJob, why)),
+            Err(error) => Err(error.into()),
         }
-        Ok(StatusCode::NO_CONTENT)
     }
 
     async fn start(&self, reference: &DatasetRef, request: &JobRequest) -> Result<Json<Started>, AdminError> {
