@@ -209,6 +209,8 @@ pub fn without_secrets(provider: &Provider) -> Map<String, Value> {
             Value::String(text) if SECRETS.contains(&key.as_str()) => {
                 is_variable(text).then(|| value.clone())?
             }
+            // A name; anything else may be a token that was put there by mistake.
+            Value::String(text) if key == "auth_header" && !is_region(text) => return None,
             Value::String(text) if key == "url" && !is_open_address(text) => Value::String(host_of(text)),
             _ => value,
         };

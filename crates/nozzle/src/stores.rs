@@ -110,23 +110,32 @@ pub enum Place {
     Remote(String),
 }
 
+/// A place for a message: without what may be a key in it.
+pub fn shown(place: &str) -> String {
+    let Some((scheme, rest)) = place.split_once("://") else { return place.to_owned() };
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{rest}")
+}
+
 impl Place {
     /// A path, relative ones from `base`, or a URL.
     pub fn parse(place: &str, base: &Path) -> anyhow::Result<Self> {
         if !place.contains("://") {
             return Ok(Self::Local(base.join(place)));
         }
-        let mut url = Url::parse(place).with_context(|| format!("`{place}` is not a URL"))?;
+        let shown = shown(place);
+        let mut url = Url::parse(place).with_context(|| format!("`{shown}` is not a URL"))?;
         if url.scheme() == "file" {
             let path = url.to_file_path();
-            let path = path.map_err(|()| anyhow::anyhow!("`{place}` is not the URL of a local path"))?;
+            let path = path.map_err(|()| anyhow::anyhow!("`{shown}` is not the URL of a local path"))?;
             return Ok(Self::Local(path));
         }
         if !SCHEMES.contains(&url.scheme()) {
             bail!(unknown_scheme(url.scheme()));
         }
         if url.host_str().is_none_or(str::is_empty) {
-            bail!("`{place}` names no bucket; write it as {}://BUCKET/FOLDER", url.scheme());
+            bail!("`{shown}` names no bucket; write it as {}://BUCKET/FOLDER", url.scheme());
         }
         if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
             bail!(

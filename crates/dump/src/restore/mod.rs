@@ -65,6 +65,8 @@ pub struct Found {
     /// The manifest that it was written for.
     pub manifest: serde_json::Value,
     cuts: Vec<Cut<Vec<File>>>,
+    /// The tables that the cuts have files of, or say to be without rows.
+    tables: HashSet<TableName>,
     /// Files of cuts that were never whole.
     pub incomplete_files: u64,
     newest: Order,
@@ -348,6 +350,10 @@ pub fn plan<'a>(found: impl IntoIterator<Item = (usize, &'a Found)>, defined: &D
 impl Found {
     /// The cuts that count, of those that have all tables.
     fn live(&self, tables: &[TableDef]) -> Vec<Cut<Vec<File>>> {
+        // A table that no file tells of was lost, or never committed: no range of it is one without rows.
+        if tables.iter().any(|table| !self.tables.contains(&table.name)) {
+            return vec![];
+        }
         let known = |file: &File| tables.iter().any(|table| table.name == file.object.table);
         choose::live(self.cuts.iter().filter(|cut| cut.id.iter().all(known)).cloned().collect())
     }
@@ -422,7 +428,15 @@ impl Gathered {
         }
         let manifest = self.manifests.swap_remove(newest_manifest?.1);
         let building_until = self.building_until.filter(|_| !self.was_read);
-        Some(Found { revision, manifest, cuts, incomplete_files, newest: self.newest, building_until })
+        Some(Found {
+            revision,
+            manifest,
+            cuts,
+            tables,
+            incomplete_files,
+            newest: self.newest,
+            building_until,
+        })
     }
 }
 

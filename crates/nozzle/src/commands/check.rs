@@ -26,6 +26,7 @@ use crate::{
     providers, report,
     shutdown::Shutdown,
     sources::{self, Endpoint},
+    stores,
 };
 
 /// Checks, and repairs where that is wanted. Fails where something wrong is left.
@@ -85,6 +86,8 @@ impl Checking {
         };
         let tables: Vec<TableDef> = manifest.select_tables(&tables::tables()).map_err(anyhow::Error::msg)?;
         let check = StoredCheck::new(tables.clone(), args.verify)?;
+        // The files themselves, not what was kept of them.
+        let context = Context { stores: stores::stores(None, stores::PATIENCE), ..context };
         let stored = Check {
             metadata: Arc::clone(&context.metadata),
             stores: Arc::clone(&context.stores),

@@ -134,7 +134,7 @@ async fn place(key: &str, place: &str, holds_data: bool, base: &Path, stores: &S
         Ok(Place::Remote(url)) => url,
         Ok(Place::Local(path)) => return local(key, &path),
         Err(error) => {
-            let mut examined = Examined::new(format!("{key} {place}"));
+            let mut examined = Examined::new(format!("{key} {}", stores::shown(place)));
             examined.faults.push(one_line(&error));
             return examined;
         }

@@ -115,7 +115,17 @@ impl Fetch {
 
     /// The newest block and the newest final one.
     pub async fn head(&self) -> Result<Head, SourceError> {
-        let (latest, finalized) = futures::try_join!(self.latest(), self.finalized())?;
+        let (mut latest, finalized) = futures::try_join!(self.latest(), self.finalized())?;
+        if let Some(finalized) = finalized.filter(|finalized| finalized.number > latest.number) {
+            // On a chain that is final at once it may have come a moment later.
+            latest = self.latest().await?;
+            if finalized.number > latest.number {
+                let (above, head) = (finalized.number, latest.number);
+                return Err(self
+                    .client
+                    .unavailable(format!("its finalized block {above} is above its head {head}")));
+            }
+        }
         self.watch(latest).await;
         Ok(Head { latest, finalized })
     }

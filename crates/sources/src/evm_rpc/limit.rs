@@ -131,7 +131,8 @@ impl Limits {
         let own = || {
             FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.cuts.saturating_sub(1))).min(MAX_OWN_PAUSE)
         };
-        let end = now + rest.unwrap_or_else(own).min(MAX_PAUSE);
+        // A time that is over, as of a clock that is behind, is no leave to ask at once.
+        let end = now + rest.map_or_else(own, |rest| rest.max(own())).min(MAX_PAUSE);
         self.paused_until = self.paused_until.max(Some(end));
         is_news
     }

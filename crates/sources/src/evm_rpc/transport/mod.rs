@@ -152,7 +152,9 @@ fn auth_headers(config: &EvmRpcConfig) -> Result<HeaderMap, String> {
         (None, Some(token)) => (AUTHORIZATION, format!("Bearer {token}")),
         (Some(header), Some(token)) => {
             let name = HeaderName::from_bytes(header.as_bytes());
-            (name.map_err(|_| format!("`auth_header` is not a header's name: `{header}`"))?, token.clone())
+            // It may hold the token by mistake, so it is not repeated.
+            let bad = |_| "`auth_header` must be the name of a header alone, such as X-Api-Key".to_owned();
+            (name.map_err(bad)?, token.clone())
         }
     };
     let mut value = HeaderValue::from_str(&value)
