@@ -376,7 +376,11 @@ mod tests {
         assert!(made(with_token.clone()).is_err());
         assert!(!without_secrets(&provider(with_token.clone()).expect("a file")).contains_key("auth_token"));
         with_token["auth_token"] = "${TOKEN}".into();
-        assert_eq!(without_secrets(&made(with_token).expect("a provider"))["auth_token"], "${TOKEN}");
+        with_token["auth_header"] = "X-Api-Key".into();
+        let shown = without_secrets(&made(with_token.clone()).expect("a provider"));
+        assert_eq!((&shown["auth_token"], &shown["auth_header"]), (&"${TOKEN}".into(), &"X-Api-Key".into()));
+        with_token["auth_header"] = "Authorization: secret".into();
+        assert!(!without_secrets(&provider(with_token).expect("a file")).contains_key("auth_header"));
     }
 
     #[test]

@@ -275,4 +275,20 @@ mod tests {
             assert!(error.contains(why) && !error.contains("secret"), "{error}");
         }
     }
+
+    #[test]
+    fn what_may_be_a_key_of_a_place_is_not_shown() {
+        let cases = [
+            ("/data/a b", "/data/a b"),
+            ("s3://bucket/x", "s3://bucket/x"),
+            ("s3://key:secret@bucket/x", "s3://bucket/x"),
+            ("az://container/x?sig=secret", "az://container/x"),
+            ("az://container/x#secret", "az://container/x"),
+            // One that is no URL is not shown either.
+            ("s3://key:sec/ret@[bucket", "s3://[bucket"),
+        ];
+        for (place, expected) in cases {
+            assert_eq!(shown(place), expected);
+        }
+    }
 }

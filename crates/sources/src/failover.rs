@@ -107,6 +107,8 @@ struct Standing {
     is_of_another_chain: bool,
     /// The end of the last rest, as long as the provider has not answered since.
     rests_until: Option<Instant>,
+    /// Whether it has answered when it was last asked, though it rests as all do.
+    answers: bool,
     /// Rests in a row, and when the last one ended.
     rests: u32,
     last_rest_end: Option<Instant>,
@@ -116,11 +118,18 @@ struct Standing {
 }
 
 impl Standing {
-    /// Whom to prefer: those that do not rest, then those that do, then those of another chain.
+    /// Whom to prefer: those that do not rest, then those that do, and of these those that answer all the
+    /// same, then those of another chain.
     fn rank(&self, now: Instant) -> u8 {
         match (self.is_of_another_chain, self.rests_until) {
-            (true, _) => 2,
-            (false, Some(end)) if now < end => 1,
+            (true, _) => 3,
+            (false, Some(end)) if now < end => {
+                if self.answers {
+                    1
+                } else {
+                    2
+                }
+            }
             (false, _) => 0,
         }
     }
@@ -133,6 +142,7 @@ impl Standing {
         let rest = policy.rest.saturating_mul(2_u32.saturating_pow(self.rests)).min(policy.longest_rest);
         self.rests += 1;
         self.rests_until = Some(now + rest);
+        self.answers = false;
         self.last_rest_end = self.rests_until;
         rest
     }
@@ -189,6 +199,7 @@ impl Pool {
     fn succeeded(&self, index: usize) {
         let (Target { name, standing, .. }, now) = (&self.targets[index], Instant::now());
         let mut standing = locked(standing);
+        standing.answers = true;
         if standing.rests_until.is_some_and(|end| end <= now) {
             standing.rests_until = None;
             tracing::info!(provider = name, "the provider answers again and is used again");
@@ -236,6 +247,7 @@ impl Pool {
         let Target { name, standing, .. } = &self.targets[index];
         let (mut standing, now) = (locked(standing), Instant::now());
         if standing.rank(now) > 0 {
+            standing.answers = false;
             return;
         }
         let (error_text, next) = (error.with_causes(), &self.targets[next].name);
@@ -464,6 +476,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn with_all_at_rest_the_one_that_answers_is_kept() {
+        let a = Scripted::new(&[Step::Unavailable, Step::Unavailable]);
+        let b = Scripted::new(&[Step::Unavailable, Step::Blocks(1), Step::Blocks(1)]);
+        let c = Scripted::new(&[Step::Unavailable, Step::Unavailable]);
+        let source = failover(&[&a, &b, &c]);
+        assert!(source.head().await.is_err());
+        let (received, error) = collect(&source, range(0, 1)).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(received.len(), 2);
+        assert_eq!((asked(&a), asked(&b), asked(&c)), (vec![0], vec![0], vec![0]));
+    }
+
+    #[tokio::test]
     async fn a_provider_whose_chain_breaks_again_and_again_rests() {
         let a = Scripted::new(&[Step::NotLinked; MAX_BREAKS as usize]);
         let b = Scripted::new(&[Step::Blocks(1)]);
@@ -483,7 +508,7 @@ mod tests {
         let (mut standing, now) = (Standing::default(), Instant::now());
         let rests: Vec<_> = (0..6).map(|_| standing.begin_rest(&POLICY, now).as_secs()).collect();
         assert_eq!(rests, [30, 60, 120, 240, 480, 600]);
-        assert_eq!((standing.rank(now), standing.rank(now + POLICY.longest_rest)), (1, 0));
+        assert_eq!((standing.rank(now), standing.rank(now + POLICY.longest_rest)), (2, 0));
         assert_eq!(standing.begin_rest(&POLICY, now + 3 * POLICY.longest_rest).as_secs(), 30);
     }
 

@@ -12,7 +12,6 @@
 mod report;
 mod supervisor;
 mod task;
-mod throttles;
 
 use std::{
     collections::HashMap,
@@ -38,10 +37,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::{Context, holder},
+    throttles::Throttles,
     upkeep::Upkeep,
 };
 pub use supervisor::supervise;
-use throttles::Throttles;
 
 /// Tasks that only wait for the next block take no room, up to so many.
 const MAX_TASKS: usize = 1024;

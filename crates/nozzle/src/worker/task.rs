@@ -172,10 +172,7 @@ impl Doing<'_> {
         // provider may still be added.
         let endpoints = sources::Endpoint::of_manifest(manifest, context).await;
         let mut endpoints = endpoints.map_err(Trouble::MayPass)?;
-        for endpoint in &mut endpoints {
-            let throttle = self.worker.throttles.of(endpoint, &manifest.network).map_err(Trouble::MayPass)?;
-            endpoint.throttle = Some(throttle);
-        }
+        self.worker.throttles.hold(&mut endpoints, &manifest.network).map_err(Trouble::MayPass)?;
         let source = sources::open(&endpoints, manifest, None)
             .with_context(|| format!("opening the source of `{}` failed", job.dataset.name))
             .map_err(Trouble::MayPass)?;

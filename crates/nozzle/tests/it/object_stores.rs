@@ -164,6 +164,38 @@ async fn a_store_that_may_only_be_read_answers_queries() {
     assert!(code == Some(1) && stdout.contains("FAILED") && !stdout.contains("wrong"), "{stdout}");
 }
 
+/// What was read once is not asked for again, but a check reads what the store has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_answers_queries_and_is_not_what_a_check_reads() {
+    let store = started(StoreServer::seaweedfs).await;
+    let node = synthetic(Recording::synthetic(50, 3, 2, 7), 0);
+    let mut place = place_in(&store, "cache", "cache = { dir = \"kept\", size_mb = 64 }", None);
+    place.ok(&["dump", "--rpc-url", node.url(), "--dataset", "eth"]);
+    let proxy = StoreProxy::start(store.address(), StoreProxyOptions::default()).unwrap();
+    place.set_variables(store.variables(Some(proxy.url())));
+    let ask = || {
+        assert_whole(&place, 50);
+        proxy.take_passed().bytes
+    };
+    let (cold, warm) = (ask(), ask());
+    assert!(cold > 10_000 && warm == 0, "{cold} bytes, then {warm}");
+
+    let check = ["check", "--dataset", "eth", "--verify", "links"];
+    place.ok(&check);
+    assert!(proxy.take_passed().bytes > 10_000);
+    let files = place.ok(&["files", "--dataset", "eth", "--table", "logs"]).stdout;
+    let (_, object) = files.trim().split_once(BUCKET).unwrap();
+    let url = format!("http://{}/{BUCKET}{object}", store.address());
+    let client = reqwest::Client::new();
+    let mut bytes = client.get(&url).send().await.unwrap().bytes().await.unwrap().to_vec();
+    // The magic, and the first bytes of the first page.
+    bytes[4..40].fill(0);
+    assert!(client.put(&url).body(bytes).send().await.unwrap().status().is_success());
+    assert_eq!(ask(), 0, "it is kept");
+    let said = place.run(&check);
+    assert!(said.code == Some(1) && said.stdout.contains("logs"), "{} {}", said.stdout, said.stderr);
+}
+
 /// Where each of many files could hold the one transaction, only their bloom filters tell which does.
 /// `NOZZLE_COLD_BLOCKS` says how many blocks, of which a file has a few, and `NOZZLE_COLD_LATENCY_MS` how late
 /// the store answers.

@@ -24,6 +24,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Legacy, Self::AccessList, Self::DynamicFee, Self::Blob, Self::SetCode];
+
     /// The type with this number, if it is known here.
     pub fn of(tx_type: i32) -> Option<Self> {
         match tx_type {

@@ -11,7 +11,7 @@
 //! and belongs to a chain that has rules of its own: of it the hashes of the known transactions, the
 //! senders and the blooms are checked.
 
-use alloy_primitives::{Address, B256, Keccak256};
+use alloy_primitives::{Address, B256, Keccak256, keccak256};
 
 use super::{
     bloom::{Bloom, BloomBits},
@@ -88,7 +88,10 @@ impl Recompute {
             self.kinds.push(kind);
             match kind {
                 Some(kind) => self.transaction(tx, kind).map_err(wrong)?,
-                None => unknown = unknown.or(Some(number)),
+                None => {
+                    self.is_of_no_known_type(tx, number).map_err(wrong)?;
+                    unknown = unknown.or(Some(number));
+                }
             }
         }
         self.hashes(body)?;
@@ -130,17 +133,33 @@ impl Recompute {
     }
 
     fn transaction(&mut self, tx: &Tx<'_>, kind: Kind) -> Result<(), Wrong> {
+        self.parts(tx, kind).map_err(bad_field)?;
         let Self { items, fields, signature, .. } = self;
-        fields.clear();
-        encode::unsigned_fields(tx, kind, fields).map_err(bad_field)?;
-        signature.clear();
-        encode::signature(tx, kind, signature).map_err(bad_field)?;
-        items.add(|rlp| {
-            kind.put(rlp);
-            rlp.list_header(fields.bytes().len() + signature.bytes().len());
-            rlp.raw(fields.bytes());
-            rlp.raw(signature.bytes());
-        });
+        items.add(|rlp| whole(kind, fields, signature, rlp));
+        Ok(())
+    }
+
+    /// Encodes what is signed, and the signature.
+    fn parts(&mut self, tx: &Tx<'_>, kind: Kind) -> Result<(), BadField> {
+        self.fields.clear();
+        encode::unsigned_fields(tx, kind, &mut self.fields)?;
+        self.signature.clear();
+        encode::signature(tx, kind, &mut self.signature)
+    }
+
+    /// A type that is not known turns off what is checked of its block. So one that is only damaged on a
+    /// transaction of a known type is found out: the content hashes to the hash as that type.
+    fn is_of_no_known_type(&mut self, tx: &Tx<'_>, number: i32) -> Result<(), Wrong> {
+        let Ok(hash) = rlp::hash("hash", tx.hash) else { return Ok(()) };
+        for kind in Kind::ALL {
+            let mut encoded = Rlp::default();
+            if self.parts(tx, kind).is_ok() {
+                whole(kind, &self.fields, &self.signature, &mut encoded);
+            }
+            if keccak256(encoded.bytes()) == hash {
+                return Err(format!("the `type` is {number}, but its hash is that of type {}", kind as u8));
+            }
+        }
         Ok(())
     }
 
@@ -233,6 +252,14 @@ impl Recompute {
 pub(crate) fn leaves_out_withdrawals(block: &Block<'_>) -> bool {
     block.withdrawals.is_none()
         && block.withdrawals_root.is_some_and(|root| hex::fixed::<32>(root) != Ok(EMPTY_ROOT.0))
+}
+
+/// Appends a transaction as it is hashed.
+fn whole(kind: Kind, fields: &Rlp, signature: &Rlp, rlp: &mut Rlp) {
+    kind.put(rlp);
+    rlp.list_header(fields.bytes().len() + signature.bytes().len());
+    rlp.raw(fields.bytes());
+    rlp.raw(signature.bytes());
 }
 
 fn recover(tx: &Tx<'_>, hash: B256) -> Result<Option<Address>, BadField> {

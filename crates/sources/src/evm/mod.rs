@@ -35,7 +35,7 @@ mod withdrawals;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use json::Answer;
+pub(crate) use json::{Answer, RpcError};
 pub use needs::TooFewColumns;
 pub use rows::{Decoded, Decoder, RawBlock};
 pub(crate) use rows::{

@@ -339,17 +339,19 @@ pub(crate) fn hash_of_answer(answer: &[u8]) -> Result<BlockHash, Problem> {
     match sonic_rs::get(answer, ["result", "hash"]) {
         Ok(hash) => required(hash.as_str()).and_then(hex::fixed::<32>).map(Into::into).map_err(malformed),
         // It has no hash, or is not JSON: reading all of it says which.
-        Err(_) => id_of_answer(answer).map(|id| id.hash),
+        Err(_) => id_of_answer(answer, Verify::None).map(|id| id.hash),
     }
 }
 
-/// The number and hash in an answer to `eth_getBlockByNumber`.
-pub(crate) fn id_of_answer(answer: &[u8]) -> Result<BlockId, Problem> {
+/// The number and hash in an answer to `eth_getBlockByNumber`; from the level `header` on its header must
+/// hash to that.
+pub(crate) fn id_of_answer(answer: &[u8], level: Verify) -> Result<BlockId, Problem> {
     let block: Block<'_> = parse(answer, "the block")?;
     let field = |name: &str, bad: Bad| Problem::Malformed(format!("`{name}` {bad}"));
     let number = required(block.number).and_then(hex::quantity_u64).map_err(|bad| field("number", bad))?;
-    let hash = required(block.hash).and_then(hex::fixed::<32>).map_err(|bad| field("hash", bad))?;
-    Ok(BlockId { number, hash: hash.into() })
+    let hash = required(block.hash).and_then(hex::fixed::<32>).map_err(|bad| field("hash", bad))?.into();
+    verify::hash(&block, hash, level)?;
+    Ok(BlockId { number, hash })
 }
 
 /// The hashes of the transactions in an answer to `eth_getBlockByNumber`.

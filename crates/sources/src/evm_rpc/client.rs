@@ -22,7 +22,10 @@ use super::{
     limit::{LimitOptions, Limiter},
     transport::{self, Failure, Request, Response, Transport},
 };
-use crate::{error::SourceError, evm::Answer};
+use crate::{
+    error::SourceError,
+    evm::{Answer, RpcError},
+};
 
 /// Answers up to this size are looked through at once; an error object or null is never larger.
 const SMALL_BYTES: usize = 16 << 10;
@@ -229,7 +232,12 @@ impl Client {
                 self.unavailable(format!("`{method}` failed: {message} ({code})"))
             }
             CallError::Unavailable(why) | CallError::PushedBack { why, .. } => self.unavailable(why),
-            CallError::Refused(why) | CallError::Unfit { why, .. } => self.refused(why),
+            CallError::Refused(why) => self.refused(why),
+            // As of a page before a node that has answered before.
+            CallError::Unfit { why, .. } if self.has_answered.load(Ordering::Relaxed) => {
+                self.unavailable(why)
+            }
+            CallError::Unfit { why, .. } => self.refused(why),
         }
     }
 
@@ -262,7 +270,7 @@ impl Client {
         if !looks_like_json(&body) {
             return Err(self.foreign("it does not answer with JSON"));
         }
-        if body.len() > SMALL_BYTES {
+        if body.len() > SMALL_BYTES && !begins_with_error(&body) {
             self.has_answered.store(true, Ordering::Relaxed);
             return Ok(Reply { body, is_null: false });
         }
@@ -275,16 +283,21 @@ impl Client {
         };
         self.has_answered.store(true, Ordering::Relaxed);
         if let Some(error) = answer.error {
-            let (code, message) = (error.code, self.clean(&error.message));
-            return Err(if PUSH_BACK.contains(&code) {
-                let why = format!("it wants fewer requests: {message} ({code})");
-                CallError::PushedBack { why, rest: None }
-            } else {
-                CallError::Rpc { code, message }
-            });
+            return Err(self.rpc_error(&error, None));
         }
         let is_null = answer.result.is_none();
         Ok(Reply { body, is_null })
+    }
+
+    fn rpc_error(&self, error: &RpcError<'_>, rest: Option<Duration>) -> CallError {
+        let (code, message) = (error.code, self.clean(&error.message));
+        if PUSH_BACK.contains(&code) {
+            return CallError::PushedBack {
+                why: format!("it wants fewer requests: {message} ({code})"),
+                rest,
+            };
+        }
+        CallError::Rpc { code, message }
     }
 
     /// What answers is not a node. Where a node has answered before, something stands before it now,
@@ -311,12 +324,16 @@ impl Client {
             503 if retry_after.is_some() => {
                 CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
             }
+            // Some providers say the same with other statuses, such as 402 or 500.
+            _ if said.as_ref().is_some_and(|error| PUSH_BACK.contains(&error.code)) => {
+                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
+            }
             408 | 425 | 500.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
             300..=399 => CallError::Refused(format!(
                 "it answers HTTP {status}, a redirection; set `url` to where it leads"
             )),
             _ => match said {
-                Some(error) => CallError::Rpc { code: error.code, message: self.clean(&error.message) },
+                Some(error) => self.rpc_error(&error, *retry_after),
                 None => CallError::Unfit {
                     status: status.as_u16(),
                     why: format!("it answers HTTP {status}; {CHECK_URL}"),
@@ -377,6 +394,18 @@ fn secrets(config: &EvmRpcConfig) -> Vec<String> {
     secrets.retain(|secret| secret.len() > 3);
     secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     secrets
+}
+
+/// Whether an answer that is too large to be looked through has an error before anything of its result.
+fn begins_with_error(body: &[u8]) -> bool {
+    const LOOK_BYTES: usize = 128;
+    let begin = &body[..body.len().min(LOOK_BYTES)];
+    let place = |key: &[u8]| begin.windows(key.len()).position(|window| window == key);
+    match (place(br#""error""#), place(br#""result""#)) {
+        (Some(error), Some(result)) => error < result,
+        (error, None) => error.is_some(),
+        (None, Some(_)) => false,
+    }
 }
 
 fn looks_like_json(body: &[u8]) -> bool {

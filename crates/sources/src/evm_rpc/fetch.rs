@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nozzle_core::{BlockId, BlockNum};
+use nozzle_core::{BlockId, BlockNum, manifest::Verify};
 use tokio::time::Instant;
 
 use super::{
@@ -49,11 +49,13 @@ pub(crate) struct Fetch {
     /// Absent where no column needs them.
     receipts: Option<Receipts>,
     heads: Mutex<HeadWatch>,
+    /// What is checked of an answer that only names a block.
+    verify: Verify,
 }
 
 impl Fetch {
     /// Asks a node with at most `request_limit` requests at a time.
-    pub fn new(client: Client, request_limit: usize, receipts: Option<ReceiptsFrom>) -> Self {
+    pub fn new(client: Client, request_limit: usize, receipts: Option<ReceiptsFrom>, verify: Verify) -> Self {
         let client = Arc::new(client);
         Self {
             receipts: receipts.map(|from| Receipts::new(client.clone(), from)),
@@ -61,6 +63,7 @@ impl Fetch {
             request_limit,
             budget: ByteBudget::default(),
             heads: Mutex::default(),
+            verify,
         }
     }
 
@@ -170,8 +173,8 @@ impl Fetch {
         if reply.is_null {
             return Ok(None);
         }
-        let bad = |why| self.client.unavailable(format!("its {tag} block cannot be read: {why}"));
-        evm::id_of_answer(&reply.body).map(Some).map_err(|problem| bad(problem.to_string()))
+        let bad = |why| self.client.unavailable(format!("its {tag} block cannot be used: {why}"));
+        evm::id_of_answer(&reply.body, self.verify).map(Some).map_err(|problem| bad(problem.to_string()))
     }
 
     /// The block that the node has at `number`.
@@ -183,7 +186,7 @@ impl Fetch {
             return Ok(None);
         }
         let malformed = |problem: evm::Problem| problem.of_block(self.client.provider(), number);
-        let id = evm::id_of_answer(&reply.body).map_err(malformed)?;
+        let id = evm::id_of_answer(&reply.body, self.verify).map_err(malformed)?;
         if id.number == number {
             Ok(Some(id))
         } else {

@@ -159,7 +159,8 @@ pub(crate) struct Limiter {
     /// Turns that are taken back as soon as they are free.
     owed: Mutex<usize>,
     patience: Duration,
-    /// When somebody last gave up.
+    /// When somebody last gave up. Answers to others do not end it: one question that is always pushed back
+    /// would hold up a dump for as many patiences as there are attempts.
     gave_up: Mutex<Option<Instant>>,
     has_said: AtomicBool,
 }
@@ -374,6 +375,8 @@ mod tests {
         assert_eq!(rest(2000, Some(3)), 3000);
         // A shorter one does not end it earlier.
         assert_eq!(rest(3000, Some(0)), 2000);
+        // One that is over, as of a clock that is behind, is no leave to ask at once.
+        assert_eq!(rest(5001, Some(0)), 4000);
         assert_eq!(rest(10_000, Some(3600)), 60_000);
         assert_eq!(rest(100_000, None), 8000);
         limits.kept_up(at(110_000), false);

@@ -124,7 +124,7 @@ impl EvmRpc {
         let limit = config.request_limit();
         let from = if config.receipts_per_tx { ReceiptsFrom::Transactions } else { ReceiptsFrom::Hash };
         let client = Client::new(config)?;
-        let fetch = Fetch::new(client, limit, decoder.needs_receipts().then_some(from));
+        let fetch = Fetch::new(client, limit, decoder.needs_receipts().then_some(from), verify);
         Ok(Self { fetch: Arc::new(fetch), decoder: Arc::new(decoder) })
     }
 

@@ -1,6 +1,9 @@
 //! The receipts of blocks, in the way that the node gives them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nozzle_core::BlockHash;
@@ -17,6 +20,8 @@ use crate::{
 
 const OF_BLOCK: &str = "eth_getBlockReceipts";
 const OF_TRANSACTION: &str = "eth_getTransactionReceipt";
+/// So often in a row HTTP has to say that there is no such method before it is believed.
+const NOT_FOUND_TIMES: u32 = 3;
 
 /// By what receipts are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,8 @@ type Answer = Result<Reply, CallError>;
 pub(crate) struct Receipts {
     client: Arc<Client>,
     from: Mutex<ReceiptsFrom>,
+    /// How often in a row HTTP, and not the node, has said that there is no such method.
+    not_found: AtomicU32,
 }
 
 /// A block that needs its receipts.
@@ -48,7 +55,7 @@ struct Wanted {
 impl Receipts {
     /// Asks in the given way until the node shows that it needs another.
     pub fn new(client: Arc<Client>, from: ReceiptsFrom) -> Self {
-        Self { client, from: Mutex::new(from) }
+        Self { client, from: Mutex::new(from), not_found: AtomicU32::new(0) }
     }
 
     /// The blocks with their receipts.
@@ -87,6 +94,7 @@ impl Receipts {
             self.ask_again_by_number(wanted, &mut answers).await;
         }
         let lacks = |answer: &Answer| matches!(answer, Err(error) if error.is_unknown_method(OF_BLOCK));
+        let is_certain = self.is_certain(&answers);
         let places: Vec<usize> = (0..answers.len()).filter(|place| lacks(&answers[*place])).collect();
         let present = |(wanted, answer): (&&Wanted, Answer)| self.present(wanted, OF_BLOCK, answer);
         let mut receipts: Vec<_> = wanted.iter().zip(answers).map(present).collect();
@@ -94,7 +102,9 @@ impl Receipts {
         for (place, answer) in places.into_iter().zip(self.of_transactions(&again).await) {
             match answer {
                 Ok(answer) => {
-                    self.learn(ReceiptsFrom::Transactions);
+                    if is_certain {
+                        self.learn(ReceiptsFrom::Transactions);
+                    }
                     receipts[place] = Ok(answer);
                 }
                 // A node that has neither is told of the one that is missed.
@@ -103,6 +113,16 @@ impl Receipts {
             }
         }
         receipts
+    }
+
+    /// Whether an unknown method is worth to be remembered. A page that is not found may be that of a proxy
+    /// before the node, for a moment.
+    fn is_certain(&self, answers: &[Answer]) -> bool {
+        if answers.iter().any(|answer| matches!(answer, Err(CallError::Unfit { .. }))) {
+            return self.not_found.fetch_add(1, Ordering::Relaxed) + 1 >= NOT_FOUND_TIMES;
+        }
+        self.not_found.store(0, Ordering::Relaxed);
+        true
     }
 
     async fn ask_again_by_number(&self, wanted: &[&Wanted], answers: &mut [Answer]) {

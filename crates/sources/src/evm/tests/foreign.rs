@@ -67,6 +67,18 @@ fn of_a_block_with_an_unknown_type_all_is_checked_that_can_be() {
 }
 
 #[test]
+fn a_type_that_is_only_damaged_is_found_by_the_hash() {
+    let decoder = decoder(Verify::Full);
+    for mut sealed in [before_byzantium(), with_deposit()] {
+        let last = sealed.block["transactions"].as_array().unwrap().len() - 1;
+        sealed.block["transactions"][last]["type"] = json!("0x7e");
+        sealed.receipts[last]["type"] = json!("0x7e");
+        let error = error_of(&decoder, &sealed.raw());
+        assert!(error.contains("the `type` is 126, but its hash is that of type 0"), "{error}");
+    }
+}
+
+#[test]
 fn types_of_arbitrum_are_rows_with_what_the_node_gives() {
     let types = (0x64..=0x6a).map(|kind| format!("{kind:#x}"));
     let txs: Vec<Value> = types

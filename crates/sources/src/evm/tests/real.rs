@@ -54,7 +54,7 @@ fn split_line(line: &str) -> RawBlock {
 }
 
 fn with_number(block: Bytes, receipts: Option<Bytes>) -> RawBlock {
-    let number = super::super::id_of_answer(&block).unwrap().number;
+    let number = super::super::id_of_answer(&block, Verify::Header).unwrap().number;
     RawBlock { number, block, receipts }
 }
 

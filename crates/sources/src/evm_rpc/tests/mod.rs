@@ -458,6 +458,8 @@ async fn each_failure_says_what_to_do() {
         (rpc_error(-32601, "the method does not exist"), "Refused", "eth_getBlockByNumber"),
         (rpc(400, -32601), "Refused", "does not have the method"),
         (rpc_error(-32005, "slow down"), "Unavailable", "slow down"),
+        (rpc(402, -32005), "Unavailable", "402"),
+        (rpc(500, 429), "Unavailable", "500"),
         (rpc_error(-32000, "header not found"), "Unavailable", "header not found (-32000)"),
         (rpc_error(7, "odd"), "Unavailable", "odd"),
         (result(&json!(null)), "Missing", "the block"),
@@ -482,8 +484,12 @@ async fn failures_of_receipts_say_what_to_do() {
     let cases = [
         (rpc_error(-32601, "no"), "Refused", "eth_getBlockReceipts"),
         (result(&json!(null)), "Missing", "the receipts"),
-        (result(&json!([])), "Malformed", "1 transactions but 0 receipts"),
+        // As of a node whose index is a little behind.
+        (result(&json!([])), "Missing", "the receipts"),
         (rpc_error(-32000, "busy"), "Unavailable", "busy"),
+        (rpc_error(-32000, &"busy ".repeat(10_000)), "Unavailable", "busy"),
+        // Something stands before a node that has answered with the block.
+        ((StatusCode::BAD_REQUEST, String::new()), "Unavailable", "400"),
     ];
     for (answer, kind, words) in cases {
         let node = Node::simple(move |method, params| match method {
@@ -493,7 +499,7 @@ async fn failures_of_receipts_say_what_to_do() {
         .await;
         let error = error_of(&node.source()).await;
         assert!(format!("{error:?}").starts_with(kind), "{kind}: {error:?}");
-        assert!(text(&error).contains(words), "{}", text(&error));
+        assert!(text(&error).contains(words) && text(&error).len() < 500, "{}", text(&error));
     }
 }
 
@@ -557,6 +563,13 @@ async fn what_cannot_work_is_refused_before_anything_is_sent() {
     assert!(refused(header, Verify::Links).contains("without `auth_token`"));
     let token = EvmRpcConfig { auth_token: Some("a\nsecret".into()), ..config("http://localhost") };
     assert!(!refused(token, Verify::Links).contains("secret"));
+    let mistaken = EvmRpcConfig {
+        auth_token: Some("Bearer".into()),
+        auth_header: Some("Authorization: secret".into()),
+        ..config("http://localhost")
+    };
+    let why = refused(mistaken, Verify::Links);
+    assert!(why.contains("the name of a header alone") && !why.contains("secret"), "{why}");
 }
 
 #[tokio::test]
@@ -577,6 +590,56 @@ async fn the_head_is_the_latest_and_the_finalized_block() {
     assert_eq!(source.block_id(7).await.unwrap(), Some(id(7)));
     assert_eq!(source.block_id(0x200).await.unwrap(), None);
     assert!(matches!(source.block_id(0x300).await, Err(SourceError::Malformed { block: 0x300, .. })));
+}
+
+#[tokio::test]
+async fn a_token_is_sent_and_not_the_login_of_the_address() {
+    let seen = Arc::new(Mutex::new(vec![]));
+    let sent = seen.clone();
+    let respond = move |headers: axum::http::HeaderMap| {
+        let values = headers.get_all("authorization").iter();
+        sent.lock().unwrap().extend(values.map(|value| value.to_str().unwrap().to_owned()));
+        std::future::ready(result(&json!("0x1")))
+    };
+    let node = Node::serve(Router::new().fallback(post(respond))).await;
+    let mut url = node.url.clone();
+    url.set_username("name").unwrap();
+    let config = EvmRpcConfig::new("node", url);
+    connect(config.clone(), Verify::Links).unwrap().chain_id().await.unwrap();
+    let with_token = EvmRpcConfig { auth_token: Some("token".into()), ..config };
+    connect(with_token, Verify::Links).unwrap().chain_id().await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), ["Basic bmFtZTo=", "Bearer token"]);
+}
+
+#[tokio::test]
+async fn what_names_a_block_must_hash_to_it_too() {
+    // Its hash is its number.
+    let node = Node::simple(|_, _| result(&block(100))).await;
+    let source = connect(EvmRpcConfig::new("node", node.url.clone()), Verify::Header).unwrap();
+    let error = source.head().await.expect_err("a hash that is not the header's");
+    assert!(text(&error).contains("cannot be checked") && text(&error).contains("links"), "{}", text(&error));
+    let error = source.block_id(100).await.expect_err("a hash that is not the header's");
+    assert!(matches!(error, SourceError::Malformed { block: 100, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_final_block_above_the_head_is_asked_about_once_more() {
+    for (later, is_in_step) in [(101, true), (100, false)] {
+        let asked = AtomicUsize::new(0);
+        let node = Node::simple(move |_, params| match params[0].as_str().unwrap() {
+            "finalized" => result(&block(101)),
+            _ if asked.fetch_add(1, Ordering::SeqCst) == 0 => result(&block(100)),
+            _ => result(&block(later)),
+        })
+        .await;
+        match node.source().head().await {
+            Ok(head) => assert!(is_in_step && head.latest.number == 101, "{head:?}"),
+            Err(error) => {
+                let told = text(&error);
+                assert!(!is_in_step && told.contains("finalized block 101 is above its head 100"), "{told}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    header::{CONTENT_TYPE, HeaderMap},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap},
     redirect::Policy,
 };
 use url::Url;
@@ -32,7 +32,13 @@ pub(crate) struct Http {
 impl Http {
     /// Nothing is sent yet.
     pub fn new(config: &EvmRpcConfig) -> Result<Self, String> {
-        let (headers, url, timeout) = (auth_headers(config)?, config.url.clone(), config.timeout);
+        let (headers, mut url, timeout) = (auth_headers(config)?, config.url.clone(), config.timeout);
+        if headers.contains_key(AUTHORIZATION) {
+            // The token is meant; the library would send the login of the address instead. Neither fails
+            // where there is a host.
+            url.set_username("").ok();
+            url.set_password(None).ok();
+        }
         let client = new_client(&headers, &url, timeout)
             .map_err(|error| format!("no HTTP client can be made: {}", root_cause(&error)))?;
         Ok(Self { client: Mutex::new(client), headers, address: address(&url), url, timeout })

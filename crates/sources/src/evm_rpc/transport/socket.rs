@@ -68,23 +68,28 @@ impl Socket {
 
     /// Sends a request and waits for its answer.
     pub async fn send(&self, request: Request) -> Result<Response, Failure> {
-        let since = Instant::now();
-        let Ok(answer) = tokio::time::timeout(self.timeout, self.ask(request)).await else {
-            self.drop_silent(since).await;
-            return Err(super::no_answer(&self.address, self.timeout));
-        };
-        answer
-    }
-
-    async fn ask(&self, request: Request) -> Result<Response, Failure> {
-        let connection = match self.connection().await {
+        let deadline = Instant::now() + self.timeout;
+        let no_answer = || super::no_answer(&self.address, self.timeout);
+        let dialled = tokio::time::timeout_at(deadline, self.connection()).await;
+        let connection = match dialled.map_err(|_| no_answer())? {
             Ok(connection) => connection,
             Err(DialError::Failure(failure)) => return Err(failure),
             Err(DialError::Response(response)) => return Ok(response),
         };
-        match connection.ask(request).await {
-            Ok(body) => Ok(Response { status: StatusCode::OK, body, retry_after: None }),
-            Err(why) => Err(Failure::Unavailable(format!("the connection to {} broke: {why}", self.address))),
+        let asked = Instant::now();
+        match tokio::time::timeout_at(deadline, connection.ask(request)).await {
+            Ok(Ok(body)) => Ok(Response { status: StatusCode::OK, body, retry_after: None }),
+            Ok(Err(why)) => {
+                Err(Failure::Unavailable(format!("the connection to {} broke: {why}", self.address)))
+            }
+            Err(_) => {
+                // Where nothing at all has come since, the other side may be gone; unless there was hardly time
+                // for it, behind a connection that took long to be made.
+                if asked.elapsed() >= self.timeout / 2 {
+                    connection.waiting.fail_if_silent(asked);
+                }
+                Err(no_answer())
+            }
         }
     }
 
@@ -119,16 +124,6 @@ impl Socket {
     pub async fn redial(&self) {
         if let Some(open) = self.connection.lock().await.take() {
             open.waiting.fail("it is dialled anew");
-        }
-    }
-
-    /// Gives a connection up on which nothing has come for so long: the other side may be gone.
-    async fn drop_silent(&self, since: Instant) {
-        // Where somebody dials, there is none.
-        if let Ok(connection) = self.connection.try_lock()
-            && let Some(open) = &*connection
-        {
-            open.waiting.fail_if_silent(since);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The limits of providers, which all tasks of this process keep together, and all workers too.
+//! The limits of providers, which all datasets of this process keep together, and all workers too.
 
 use std::{
     collections::HashMap,
@@ -31,8 +31,16 @@ struct Provider {
 }
 
 impl Throttles {
+    /// Keeps endpoints of one network to their limits together with all others of the process.
+    pub fn hold(&self, endpoints: &mut [Endpoint], network: &Network) -> anyhow::Result<()> {
+        for endpoint in endpoints {
+            endpoint.throttle = Some(self.of(endpoint, network)?);
+        }
+        Ok(())
+    }
+
     /// The throttle of a provider; a new one where its keys have changed.
-    pub fn of(&self, endpoint: &Endpoint, network: &Network) -> anyhow::Result<Throttle> {
+    fn of(&self, endpoint: &Endpoint, network: &Network) -> anyhow::Result<Throttle> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.by_provider.get(&endpoint.name)
             && known.keys == endpoint.keys
