@@ -47,7 +47,7 @@ pub async fn stored_revisions(
     let folders = async |folder: &Path| match persistently(|_| store.list_with_delimiter(Some(folder))).await
     {
         Ok(listed) => Ok(listed.common_prefixes),
-        Err(object_store::Error::NotFound { .. }) => Ok(vec![]),
+        Err(error) if is_absent_folder(base_url, &error) => Ok(vec![]),
         Err(error) => Err(failed(error)),
     };
     let mut revisions = vec![];
@@ -69,6 +69,12 @@ fn dataset_folder(
     Ok((store, base.join(dataset.as_str())))
 }
 
+/// Whether the error is that of a folder of the local disk that was never made. Other stores have no
+/// folders: what is not found there is the bucket, and that is another thing than an empty one.
+fn is_absent_folder(base_url: &str, error: &object_store::Error) -> bool {
+    base_url.starts_with("file:") && matches!(error, object_store::Error::NotFound { .. })
+}
+
 fn revision(name: &str) -> Option<RevisionId> {
     Uuid::try_parse(name).ok().filter(|uuid| uuid.get_version_num() == 7).map(RevisionId)
 }
@@ -80,24 +86,22 @@ pub(super) async fn list(
     dataset: &DatasetName,
 ) -> Result<Listing, DumpError> {
     let (store, folder) = dataset_folder(stores, base_url, dataset)?;
-    let listing = persistently(|_| list_once(store.as_ref(), &folder)).await;
-    listing.map_err(|error| DumpError::store(format!("listing {base_url}{dataset}/"), error))
+    match persistently(|_| list_once(store.as_ref(), &folder)).await {
+        Err(error) if is_absent_folder(base_url, &error) => Ok(Listing::default()),
+        listing => listing.map_err(|error| DumpError::store(format!("listing {base_url}{dataset}/"), error)),
+    }
 }
 
 async fn list_once(store: &dyn ObjectStore, folder: &Path) -> object_store::Result<Listing> {
     let mut objects = store.list(Some(folder));
     let mut listing = Listing::default();
-    loop {
-        let meta = match objects.try_next().await {
-            Ok(Some(meta)) => meta,
-            Ok(None) | Err(object_store::Error::NotFound { .. }) => return Ok(listing),
-            Err(error) => return Err(error),
-        };
+    while let Some(meta) = objects.try_next().await? {
         match object_of(&meta, folder) {
             Some((revision, object)) => listing.revisions.entry(revision).or_default().push(object),
             None => listing.foreign += 1,
         }
     }
+    Ok(listing)
 }
 
 fn object_of(meta: &ObjectMeta, folder: &Path) -> Option<(RevisionId, Object)> {
@@ -144,6 +148,10 @@ pub(super) fn read<'a>(
         let footer = match persistently(|_| read_footer(store.as_ref(), &path, object.size_bytes)).await {
             Ok(Some(footer)) => footer,
             Ok(None) => return Ok(Err(Unreadable { url, why: "it is not a Parquet file".into() })),
+            // As of one that a collector has deleted since it was listed.
+            Err(object_store::Error::NotFound { .. }) => {
+                return Ok(Err(Unreadable { url, why: "it is gone".into() }));
+            }
             Err(error) => return Err(DumpError::store(format!("reading {url}"), error)),
         };
         Ok(told(object, footer).map_err(|why| Unreadable { url, why }))

@@ -188,11 +188,14 @@ async fn remote(
     examined.works.push("list".to_owned());
     let probe = folder.clone().join(stores::probe_name());
     if let Err(error) = store.put(&probe, b"nozzle".as_slice().into()).await {
-        examined.notes.push(format!(
-            "it can only be read: queries work, dumps do not ({}); {}",
-            with_causes(&error),
-            what_to_change(&error)
-        ));
+        let (why, advice) = (with_causes(&error), what_to_change(&error));
+        // Who may not write is told so; whatever else fails may fail for whoever reads too.
+        match error {
+            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => examined
+                .notes
+                .push(format!("it can only be read: queries work, dumps do not ({why}); {advice}")),
+            _ => examined.faults.push(format!("it cannot be written: {why}; {advice}")),
+        }
         return;
     }
     examined.works.push("write".to_owned());

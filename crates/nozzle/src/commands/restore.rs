@@ -15,6 +15,7 @@ use crate::{
     context::{Context, holder},
     definitions,
     progress::{Progress, say},
+    report::one_line,
     shutdown::Shutdown,
     stores,
 };
@@ -89,9 +90,18 @@ impl Version {
 async fn versions(survey: &Survey, wanted: &DatasetRef, context: &Context) -> anyhow::Result<Vec<Version>> {
     let mut by_version = BTreeMap::new();
     for (index, found) in survey.found.iter().enumerate().rev() {
-        let manifest = definitions::manifest(found.manifest.clone()).with_context(|| {
-            format!("the manifest in the files of the revision {} is not valid", found.revision)
-        })?;
+        let manifest = match definitions::manifest(found.manifest.clone()) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                // The others can be used all the same.
+                let why = one_line(&error);
+                let revision = found.revision;
+                say(&format!(
+                    "the revision {revision} is left out: the manifest in its files is not valid: {why}"
+                ));
+                continue;
+            }
+        };
         if manifest.name != wanted.name || wanted.version.is_some_and(|version| version != manifest.version) {
             continue;
         }

@@ -142,6 +142,10 @@ async fn a_store_that_may_only_be_read_answers_queries() {
         assert!(doctor.contains(works), "{doctor}");
     }
 
+    // A bucket that is not there is another thing than one that is empty.
+    let said = place.run(&["restore", "--dataset", "eth", "--location", "s3://no-such-bucket/data"]);
+    assert!(said.code == Some(1) && said.stderr.contains("NoSuchBucket"), "{}", said.stderr);
+
     place.set_variables(store.read_only_variables());
     assert_whole(&place, 50);
     let said = place.run(&["dump", "--dataset", "eth"]);

@@ -5,7 +5,10 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -47,6 +50,7 @@ pub struct ReadCache {
     folder: PathBuf,
     capacity_bytes: u64,
     index: Mutex<Index>,
+    writes: AtomicU64,
     /// Held for as long as the cache is.
     _lock: File,
 }
@@ -125,7 +129,13 @@ impl ReadCache {
         found.sort_by_key(|(modified, ..)| *modified);
         let mut index = Index::default();
         found.into_iter().for_each(|(_, key, bytes)| index.insert(key, bytes));
-        let cache = Self { folder: folder.to_owned(), capacity_bytes, index: Mutex::new(index), _lock: lock };
+        let cache = Self {
+            folder: folder.to_owned(),
+            capacity_bytes,
+            index: Mutex::new(index),
+            writes: AtomicU64::new(0),
+            _lock: lock,
+        };
         // The bound may be lower than it was.
         let evicted = cache.index().make_room(0, capacity_bytes);
         evicted.iter().for_each(|key| cache.delete(key));
@@ -163,7 +173,9 @@ impl ReadCache {
         }
         let evicted = self.index().make_room(size, self.capacity_bytes);
         evicted.iter().for_each(|key| self.delete(key));
-        let new = self.folder.join(format!("{}.new", key.0));
+        // Two queries may have read the same block: each writes a file of its own.
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        let new = self.folder.join(format!("{}.{number}.new", key.0));
         let write = || -> io::Result<()> {
             let mut content = Vec::with_capacity(size as usize);
             content.extend_from_slice(&bytes);
