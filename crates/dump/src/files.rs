@@ -202,6 +202,7 @@ pub async fn remove_staged(location: &Location, name: &str) -> std::io::Result<(
     }
 }
 
-fn local_folder(url: &str) -> Option<std::path::PathBuf> {
+/// The folder of a location on the local disk.
+pub(crate) fn local_folder(url: &str) -> Option<std::path::PathBuf> {
     Url::parse(url).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()
 }

@@ -6,12 +6,15 @@ use nozzle_core::{
     BlockRange, RevisionId, TableDef, layout,
     schema::{extend_schema, schema_to_json},
 };
-use nozzle_metadata::{Dataset, Location, MetadataStore, NewLocation, NewRevision, Revision, RevisionState};
+use nozzle_metadata::{
+    Dataset, Location, MetadataStore, NewLocation, NewRevision, Revision, RevisionState, Scan,
+};
 use nozzle_query::Stores;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::DumpError,
+    files::local_folder,
     lease::{self, Claimed},
     observe::Observer,
     restore,
@@ -125,6 +128,7 @@ async fn find_or_create(wanted: &Wanted<'_>) -> Result<Revision, DumpError> {
         return create(wanted, state).await;
     };
     if !wanted.is_base_explicit || lies_below(&revision, wanted.base_url) {
+        refuse_if_moved(wanted, &revision).await?;
         return Ok(revision);
     }
     if wanted.fresh {
@@ -136,6 +140,28 @@ async fn find_or_create(wanted: &Wanted<'_>) -> Result<Revision, DumpError> {
     Err(DumpError::Refused(format!(
         "the dataset `{}` already has its data at {elsewhere}; leave out --location, or use --fresh to build it anew at {}",
         wanted.dataset.name, wanted.base_url
+    )))
+}
+
+/// Refuses a revision whose folders of the local disk are gone, though there are files in them: written to,
+/// the dataset would lie in two places.
+async fn refuse_if_moved(wanted: &Wanted<'_>, revision: &Revision) -> Result<(), DumpError> {
+    let Some(first) = revision.locations.first() else { return Ok(()) };
+    let folders = || revision.locations.iter().filter_map(|location| local_folder(&location.url));
+    if folders().next().is_none() || folders().any(|folder| folder.exists()) {
+        return Ok(());
+    }
+    let sequence = wanted.store.sequence().await?;
+    let scan = Scan { location: first.id, sequence, range: BlockRange::from(0) };
+    if wanted.store.spans(&scan).await?.is_empty() {
+        // Nothing was ever written there.
+        return Ok(());
+    }
+    Err(DumpError::Refused(format!(
+        "the files of `{0}` lie at {1}, and nothing is there any more: move the folder back, or move the metadata database {2} away and run `nozzle restore --dataset {0}`, which takes the files up where they are now",
+        wanted.dataset.name,
+        first.url,
+        wanted.store.describe()
     )))
 }
 

@@ -148,9 +148,11 @@ impl<'a> Run<'a> {
 
     /// Rounds until the end is reached, or the dump is asked to stop.
     pub async fn until_the_end(&self) -> Result<RunEnd, DumpError> {
-        let Some(mut sight) = self.unless_stopped(self.look()).await? else { return Ok(RunEnd::Stopped) };
-        let Some(goal) = self.goal(&sight)? else { return Ok(RunEnd::Reached) };
         let mut past = Past::default();
+        let Some(mut sight) = self.look_again_while(self.dump.options.follow, &mut past).await? else {
+            return Ok(RunEnd::Stopped);
+        };
+        let Some(goal) = self.goal(&sight)? else { return Ok(RunEnd::Reached) };
         loop {
             let limit = sight.limit.map(|limit| limit.number);
             let end = goal.end(limit);
@@ -200,16 +202,23 @@ impl<'a> Run<'a> {
             if self.cancel.is_cancelled() {
                 return Ok(RunEnd::Stopped);
             }
-            sight = loop {
-                match self.unless_stopped(self.look()).await {
-                    Ok(Some(sight)) => break sight,
-                    Ok(None) => return Ok(RunEnd::Stopped),
-                    Err(error) if is_patient && error.may_pass() => {
-                        self.outlast(&error, &mut past.failures).await;
-                    }
-                    Err(error) => return Err(error),
-                }
+            sight = match self.look_again_while(is_patient, &mut past).await? {
+                Some(sight) => sight,
+                None => return Ok(RunEnd::Stopped),
             };
+        }
+    }
+
+    /// Looks until there is something to be seen, where failures that may pass are waited for. `None` where
+    /// the dump is told to stop first.
+    async fn look_again_while(&self, is_patient: bool, past: &mut Past) -> Result<Option<Sight>, DumpError> {
+        loop {
+            match self.unless_stopped(self.look()).await {
+                Err(error) if is_patient && error.may_pass() => {
+                    self.outlast(&error, &mut past.failures).await;
+                }
+                sight => return sight,
+            }
         }
     }
 

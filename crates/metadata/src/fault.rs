@@ -131,7 +131,9 @@ fn damage(error: &sqlx::Error) -> String {
         sqlx::Error::Database(refusal) => refusal.message().to_owned(),
         other => other.to_string(),
     };
-    format!("{said}; move it away and extract again, or restore a backup of it")
+    format!(
+        "{said}; restore a backup of it, or move it away and run `nozzle restore --dataset NAME`, which rebuilds it from the files"
+    )
 }
 
 /// The few kinds of codes that a caller can tell apart.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
+use clap::{Args, Parser, Subcommand};
 use nozzle_core::{
     BlockNum, DatasetKind, DatasetName, DatasetRef, Network, TableName, manifest::Verify, name::InvalidName,
 };
@@ -81,7 +81,7 @@ pub struct DumpArgs {
     #[arg(long, env = "DUMP_RPC_URL", value_name = "URL", hide_env_values = true)]
     pub rpc_url: Option<String>,
     /// Only the listed datasets, in the listed order, without those that they are derived from
-    #[arg(long, env = "DUMP_IGNORE_DEPS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DUMP_IGNORE_DEPS", value_parser = switch)]
     pub ignore_deps: bool,
     /// The last block: a number (waited for if above the head), -N for N below the head, or latest
     #[arg(
@@ -106,16 +106,16 @@ pub struct DumpArgs {
     #[arg(long, env = "DUMP_RUN_EVERY_MINS", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=525_600), conflicts_with = "follow")]
     pub run_every_mins: Option<u64>,
     /// Never end: follow the head
-    #[arg(long, env = "DUMP_FOLLOW", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DUMP_FOLLOW", value_parser = switch)]
     pub follow: bool,
     /// Where a new revision is created instead of the data folder: a path, s3://, gs:// or az://
     #[arg(long, env = "DUMP_LOCATION", value_name = "PLACE")]
     pub location: Option<String>,
     /// Build a new revision beside the one that is read, and switch to it when it is complete
-    #[arg(long, env = "DUMP_FRESH", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DUMP_FRESH", value_parser = switch)]
     pub fresh: bool,
     /// Extract only blocks that the chain calls final
-    #[arg(long, env = "DUMP_ONLY_FINALIZED_BLOCKS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DUMP_ONLY_FINALIZED_BLOCKS", value_parser = switch)]
     pub only_finalized_blocks: bool,
     /// How much of each block is checked before it is written: none, links, header (its hash), full (also
     /// the roots and blooms, from its content) or senders (also who signed) [default: what the manifest
@@ -155,6 +155,15 @@ pub enum EndBlock {
     BelowHead(u64),
 }
 
+/// A switch as the environment has it.
+fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "" | "0" | "n" | "no" | "f" | "false" | "off" => Ok(false),
+        "1" | "y" | "yes" | "t" | "true" | "on" => Ok(true),
+        _ => Err("it is neither true nor false".into()),
+    }
+}
+
 fn parse_end_block(text: &str) -> Result<EndBlock, String> {
     let number = |digits: &str| digits.parse::<u64>().ok().filter(|n| *n <= nozzle_core::range::MAX_BLOCK);
     let parsed = match text.strip_prefix('-') {
@@ -188,16 +197,16 @@ pub struct QueryArgs {
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Only the named servers: Arrow Flight
-    #[arg(long, env = "FLIGHT_SERVER", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "FLIGHT_SERVER", value_parser = switch)]
     pub flight_server: bool,
     /// Only the named servers: JSON Lines over HTTP
-    #[arg(long, env = "JSONL_SERVER", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "JSONL_SERVER", value_parser = switch)]
     pub jsonl_server: bool,
     /// Only the named servers: the Admin API
-    #[arg(long, env = "ADMIN_SERVER", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "ADMIN_SERVER", value_parser = switch)]
     pub admin_server: bool,
     /// Also do the jobs that are scheduled, as the worker `worker` (not for production)
-    #[arg(long, env = "SERVER_DEV", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "SERVER_DEV", value_parser = switch)]
     pub dev: bool,
 }
 
@@ -255,7 +264,7 @@ pub struct CheckArgs {
     #[arg(long, env = "CHECK_END_BLOCK", value_name = "N")]
     pub end_block: Option<BlockNum>,
     /// Extract the files with findings again from the node, and put the new ones in their place
-    #[arg(long, env = "CHECK_REPAIR", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHECK_REPAIR", value_parser = switch)]
     pub repair: bool,
 }
 
@@ -278,7 +287,7 @@ pub struct CompactArgs {
 #[derive(Debug, Args)]
 pub struct GcArgs {
     /// Only tell how much would be deleted
-    #[arg(long, env = "GC_DRY_RUN", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "GC_DRY_RUN", value_parser = switch)]
     pub dry_run: bool,
 }
 
@@ -308,7 +317,7 @@ pub enum DatasetCommand {
         /// The dataset, or name__x_y_z for a version
         dataset: DatasetRef,
         /// Do not ask
-        #[arg(long, env = "DATASET_RM_YES", value_parser = FalseyValueParser::new())]
+        #[arg(long, env = "DATASET_RM_YES", value_parser = switch)]
         yes: bool,
     },
 }

@@ -139,13 +139,14 @@ impl Folder {
     }
 }
 
-/// Puts an object that is not there yet. Where an answer was lost, what lies there tells whose it is.
+/// Puts an object that is not there yet, or only with the same text: the answer was lost, or another process
+/// has written the same.
 async fn put_new(store: &dyn ObjectStore, path: &ObjectPath, text: &str) -> anyhow::Result<()> {
-    let put = persistently(|attempt| async move {
+    let put = persistently(|_| async move {
         let put = store.put_opts(path, text.to_owned().into(), PutMode::Create.into()).await;
         match put {
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. })
-                if attempt > 1 && store.get(path).await?.bytes().await? == text =>
+                if store.get(path).await?.bytes().await? == text =>
             {
                 Ok(())
             }

@@ -21,6 +21,7 @@ mod server;
 mod shutdown;
 mod sources;
 mod stores;
+mod threads;
 mod throttles;
 mod upkeep;
 mod worker;

@@ -13,7 +13,8 @@ pub enum Readers {
     Owner,
 }
 
-/// Writes a file that is not there yet, with its folders. A crash in between leaves none of that name.
+/// Writes a file that is not there yet, or only with the same text, and its folders. A crash in between leaves
+/// none of that name.
 pub fn write(path: &Path, text: &str, readers: Readers) -> anyhow::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
@@ -27,6 +28,14 @@ pub fn write(path: &Path, text: &str, readers: Readers) -> anyhow::Result<()> {
     let mut file = file.with_context(context)?;
     file.write_all(text.as_bytes()).with_context(context)?;
     file.as_file().sync_all().with_context(context)?;
-    file.persist_noclobber(path).map_err(|error| error.error).with_context(context)?;
-    Ok(())
+    match file.persist_noclobber(path) {
+        // Another process has written the same a moment ago.
+        Err(error)
+            if error.error.kind() == std::io::ErrorKind::AlreadyExists
+                && std::fs::read_to_string(path).is_ok_and(|there| there == text) =>
+        {
+            Ok(())
+        }
+        written => written.map(drop).map_err(|error| error.error).with_context(context),
+    }
 }

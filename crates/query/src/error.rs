@@ -1,6 +1,6 @@
 //! Errors of queries, named by what the asker does next.
 
-use datafusion::error::DataFusionError;
+use datafusion::{error::DataFusionError, sql::sqlparser::parser::ParserError};
 use nozzle_metadata::MetadataError;
 use thiserror::Error;
 
@@ -22,7 +22,7 @@ pub enum QueryError {
     Resources(String),
     /// The files of the query's snapshot have been collected meanwhile: ask again.
     #[error(
-        "a file of this query's snapshot is gone: it was replaced and collected while the query ran, or somebody has removed it; run the query again, and if that says the same, restore the file or build the dataset anew with `nozzle dump --fresh`"
+        "a file of this query's snapshot is gone: it was replaced and collected while the query ran, or somebody has removed it; run the query again, and if that says the same, `nozzle check --dataset NAME --repair` finds it and extracts its blocks again"
     )]
     SnapshotExpired,
     /// The metadata or the object store failed.
@@ -44,9 +44,13 @@ impl From<MetadataError> for QueryError {
 
 impl From<DataFusionError> for QueryError {
     fn from(error: DataFusionError) -> Self {
-        let text = error.strip_backtrace();
+        // What is around it names the engine's own steps.
+        let text = error.find_root().strip_backtrace();
         match error.find_root() {
-            DataFusionError::SQL(..) => Self::Parse(text),
+            DataFusionError::SQL(error, _) => Self::Parse(match &**error {
+                ParserError::TokenizerError(said) | ParserError::ParserError(said) => said.clone(),
+                ParserError::RecursionLimitExceeded => "it is nested too deep".to_owned(),
+            }),
             DataFusionError::Plan(_)
             | DataFusionError::SchemaError(..)
             | DataFusionError::NotImplemented(_)

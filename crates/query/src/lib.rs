@@ -13,15 +13,20 @@
 pub mod bounds;
 pub mod cache;
 pub mod catalog;
+mod clauses;
+mod depth;
 pub mod error;
 pub mod footers;
+mod literals;
 pub mod nearest;
 mod prune;
 pub mod session;
 pub mod stores;
 pub mod table;
+mod udf;
 
 pub use cache::ReadCache;
+pub use datafusion::{execution::SendableRecordBatchStream as Rows, logical_expr::LogicalPlan};
 pub use error::QueryError;
 pub use session::{Engine, EngineConfig, Session};
 pub use stores::{OpenedStore, Stores};

@@ -1,11 +1,18 @@
 //! The engine that all queries of a process share, and the session of one query.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
-    catalog::{CatalogProvider, CatalogProviderList, MemoryCatalogProviderList},
-    common::{TableReference, tree_node::TreeNodeRecursion},
+    catalog::{
+        CatalogProvider, CatalogProviderList, MemoryCatalogProviderList,
+        information_schema::{INFORMATION_SCHEMA, INFORMATION_SCHEMA_TABLES},
+    },
+    common::{
+        TableReference,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
+    error::DataFusionError,
     execution::{
         SendableRecordBatchStream, SessionStateBuilder,
         cache::cache_manager::CacheManagerConfig,
@@ -14,7 +21,8 @@ use datafusion::{
         memory_pool::{FairSpillPool, MemoryPool, UnboundedMemoryPool},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
-    logical_expr::LogicalPlan,
+    logical_expr::{Expr, LogicalPlan},
+    optimizer::Analyzer,
     prelude::{SessionConfig, SessionContext},
     sql::parser::{DFParserBuilder, Statement},
 };
@@ -23,8 +31,12 @@ use nozzle_metadata::{MetadataStore, Snapshot};
 
 use crate::{
     catalog::{CATALOG, SnapshotCatalog},
+    clauses, depth,
     error::QueryError,
+    literals,
+    nearest::suggestion,
     stores::Stores,
+    udf,
 };
 
 /// Limits and sizes of the engine.
@@ -82,11 +94,20 @@ impl Engine {
         let state = SessionStateBuilder::new()
             .with_config(self.config.clone())
             .with_runtime_env(Arc::clone(&self.runtime))
-            .with_catalog_list(Arc::new(catalogs))
-            .with_default_features()
-            .build();
-        Ok(Session { context: SessionContext::new_with_state(state), catalog, snapshot })
+            .with_catalog_list(Arc::new(catalogs));
+        Ok(Session { context: context(state), catalog, snapshot })
     }
+}
+
+/// What plans and runs queries, with all that is ours in it.
+pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
+    let mut state = state.with_default_features();
+    state.expr_planners().get_or_insert_default().insert(0, literals::planner());
+    let mut rules = vec![literals::rule()];
+    rules.extend(Analyzer::new().rules);
+    let context = SessionContext::new_with_state(state.with_analyzer_rules(rules).build());
+    udf::register(&context);
+    context
 }
 
 fn session_config() -> SessionConfig {
@@ -122,11 +143,15 @@ impl Session {
 
     /// Plans one read-only statement.
     pub async fn plan(&self, sql: &str) -> Result<LogicalPlan, QueryError> {
+        depth::check(sql)?;
         let statement = parse_one(sql)?;
         if !only_reads(&statement) {
             return Err(QueryError::Plan(
                 "only statements that read are answered here: SELECT, WITH, VALUES, EXPLAIN, SHOW".into(),
             ));
+        }
+        if let Some(clause) = clauses::unheeded(&statement) {
+            return Err(QueryError::Plan(format!("{clause} is not understood here: leave it out")));
         }
         let state = self.context.state();
         for table in state.resolve_table_references(&statement)? {
@@ -137,13 +162,19 @@ impl Session {
         }
         let plan = state.statement_to_plan(statement).await?;
         read_only().verify_plan(&plan)?;
+        check_names(&plan)?;
+        depth::check_types(plan.schema().as_arrow())?;
         Ok(plan)
     }
 
     /// Runs a plan; rows come as they are made.
     pub async fn execute(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream, QueryError> {
-        let frame = self.context.execute_logical_plan(plan).await?;
-        Ok(frame.execute_stream().await?)
+        let started = async { self.context.execute_logical_plan(plan).await?.execute_stream().await };
+        started.await.map_err(|error: DataFusionError| match QueryError::from(error) {
+            // No row was read yet: what goes wrong here is the query's own, such as a constant that cannot be cast.
+            QueryError::Execution(why) => QueryError::Plan(why),
+            error => error,
+        })
     }
 
     /// The columns of a plan's answer.
@@ -174,8 +205,14 @@ impl Session {
     }
 
     fn check_table(&self, table: &TableReference) -> Result<(), QueryError> {
-        if table.schema() == Some("information_schema") {
-            return Ok(());
+        if table.schema() == Some(INFORMATION_SCHEMA) {
+            return match INFORMATION_SCHEMA_TABLES.contains(&table.table()) {
+                true => Ok(()),
+                false => Err(QueryError::TableNotFound(format!(
+                    "there is no table `{table}`{}",
+                    suggestion(table.table(), INFORMATION_SCHEMA_TABLES.iter().copied())
+                ))),
+            };
         }
         if table.catalog().is_some_and(|catalog| catalog != CATALOG) {
             let message =
@@ -186,6 +223,43 @@ impl Session {
             .explain_missing(table.schema(), table.table())
             .map_or(Ok(()), |why| Err(QueryError::TableNotFound(why)))
     }
+}
+
+/// Refuses names that rows could not be told by: two output columns of one name, and aliases that begin as the
+/// columns do that a server adds.
+fn check_names(plan: &LogicalPlan) -> Result<(), QueryError> {
+    let mut names = HashSet::new();
+    if let Some(twice) = plan.schema().fields().iter().find(|field| !names.insert(field.name())) {
+        let name = twice.name();
+        return Err(QueryError::Plan(format!(
+            "two columns of the answer are named `{name}`: give one of them another name with AS"
+        )));
+    }
+    let mut reserved = None;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::SubqueryAlias(alias) = node {
+            reserved = reserved.take().or_else(|| reserved_name(alias.alias.table()));
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::Alias(alias) = part {
+                    reserved = reserved.take().or_else(|| reserved_name(&alias.name));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    match reserved {
+        Some(name) => Err(QueryError::Plan(format!(
+            "the alias `{name}` begins with `_`, as only columns do that are added to an answer: choose another"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn reserved_name(name: &str) -> Option<String> {
+    // What is unnested the engine names by itself.
+    (name.starts_with('_') && !name.starts_with("__unnest_placeholder")).then(|| name.to_owned())
 }
 
 fn parse_one(sql: &str) -> Result<Statement, QueryError> {

@@ -122,7 +122,7 @@ mod urls {
         for refused in [open(&sqlite(&path)).await.map(|_| ()), migrate(&sqlite(&path)).await.map(|_| ())] {
             let Err(MetadataError::Corrupt { database, what }) = refused else { panic!("{refused:?}") };
             assert_eq!(database, path.display().to_string());
-            assert!(what.contains("move it away and extract again"), "{what}");
+            assert!(what.contains("nozzle restore"), "{what}");
         }
         assert!(fs::read(&path).unwrap().starts_with(b"this is a letter"));
     }

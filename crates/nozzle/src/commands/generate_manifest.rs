@@ -19,11 +19,16 @@ pub fn run(args: GenerateManifestArgs) -> anyhow::Result<ExitCode> {
     }
     definitions::supported(args.kind)?;
     let manifest = evm_rpc(args.name, args.network, args.start_block);
-    let text = to_text(&manifest)?;
     match args.out {
-        None => report::answer(&text)?,
+        None => report::answer(&to_text(&manifest)?)?,
         Some(out) => {
             let path = if out.is_dir() { out.join(format!("{}.json", args.kind)) } else { out };
+            let is_toml = path.extension().is_some_and(|ending| ending == "toml");
+            let text = if is_toml {
+                toml::to_string_pretty(&manifest).context("writing the manifest as TOML")?
+            } else {
+                to_text(&manifest)?
+            };
             write(&path, &text)?;
             eprintln!("wrote {}", path.display());
         }

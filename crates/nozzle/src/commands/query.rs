@@ -9,18 +9,24 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use futures::Stream;
-use nozzle_query::Session;
+use futures::{Stream, TryStreamExt};
+use nozzle_query::{QueryError, Session};
 
 use crate::{
     cli::QueryArgs,
     config::Config,
     context::Context,
     output::{self, Format, Options, Written},
+    threads::QueryThreads,
 };
 
 /// Runs the statement and writes its answer.
 pub async fn run(args: QueryArgs, config: Config) -> anyhow::Result<ExitCode> {
+    let threads = QueryThreads::start().context("starting the threads for queries")?;
+    threads.spawn(answer(args, config)).await.context("the query ended by a defect of the engine")?
+}
+
+async fn answer(args: QueryArgs, config: Config) -> anyhow::Result<ExitCode> {
     let format = format(&args)?;
     if format == Format::Parquet && args.out.is_none() && std::io::stdout().is_terminal() {
         bail!("a Parquet file is not for a terminal; name a file with -o, or redirect the output");
@@ -30,7 +36,7 @@ pub async fn run(args: QueryArgs, config: Config) -> anyhow::Result<ExitCode> {
     let session = context.engine()?.session().await?;
     let plan = session.plan(&sql).await?;
     let schema = Session::schema(&plan);
-    let rows = session.execute(plan).await?;
+    let rows = session.execute(plan).await?.map_err(QueryError::from);
     let written = match &args.out {
         None => {
             let mut out = BufWriter::new(std::io::stdout());

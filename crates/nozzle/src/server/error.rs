@@ -129,6 +129,17 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A message that goes into the trailers of gRPC, of which clients take some 8 KiB.
+fn shortened(mut message: String) -> String {
+    const MOST_BYTES: usize = 4 << 10;
+    if message.len() > MOST_BYTES {
+        let end = (0..=MOST_BYTES).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.code.http(), Json(self.to_json())).into_response()
@@ -137,6 +148,6 @@ impl IntoResponse for ApiError {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        Status::new(error.code.grpc(), error.message)
+        Status::new(error.code.grpc(), shortened(error.message))
     }
 }

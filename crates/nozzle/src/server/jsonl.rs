@@ -12,10 +12,10 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Json, Router,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Version, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -23,14 +23,13 @@ use axum::{
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use futures::{Stream, StreamExt, stream};
-use nozzle_query::Engine;
 use serde_json::json;
 
 use super::{
     admin,
     auth::{self, Gate},
     error::{ApiError, ErrorCode},
-    query::{self, Batches, Running},
+    query::{Batches, Queries, Running},
 };
 use crate::output::{DecimalFormat, json::JsonLines};
 
@@ -44,19 +43,39 @@ const LAST_LINE_TIME: Duration = Duration::from_millis(200);
 const DECIMALS: &str = "nozzle-decimals";
 
 /// The routes.
-pub fn router(engine: Arc<Engine>, gate: Gate) -> Router {
+pub fn router(queries: Arc<Queries>, gate: Gate) -> Router {
     let gated = middleware::from_fn_with_state(gate, auth::queries);
     Router::new()
         .route("/", post(answer).route_layer(gated))
         .route("/health", get(admin::health))
-        .with_state(engine)
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_route)
+        .with_state(queries)
 }
 
-async fn answer(State(engine): State<Arc<Engine>>, request: Request) -> Result<Response, ApiError> {
+/// A path or a method that there is not.
+async fn no_such_route(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("there is no {method} {path} here: send SQL as the body of POST /");
+    let error = ApiError::new(ErrorCode::InvalidRequest, message).to_json();
+    if path == "/" {
+        (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], Json(error)).into_response()
+    } else {
+        (StatusCode::NOT_FOUND, Json(error)).into_response()
+    }
+}
+
+async fn answer(State(queries): State<Arc<Queries>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
+    if parts.version < Version::HTTP_11 {
+        // There the end of the connection is the end of the answer, also where it is broken off.
+        let message = "over HTTP/1.0 a cut answer looks like a whole one: ask with HTTP/1.1 (in nginx, `proxy_http_version 1.1`)";
+        let error = ApiError::new(ErrorCode::InvalidRequest, message).to_json();
+        return Ok((StatusCode::HTTP_VERSION_NOT_SUPPORTED, Json(error)).into_response());
+    }
     let sql = statement(body).await?;
     let decimals = decimal_format(&parts.headers)?;
-    let Running { schema, batches } = query::start(&engine, &sql).await?;
+    let Running { schema, batches } = queries.start(&sql).await?;
     let lines = JsonLines::new(&schema, decimals).map_err(|error| cannot_be_written(&error))?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

@@ -10,16 +10,19 @@ mod flight;
 mod jsonl;
 mod query;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::Router;
-use nozzle_query::Engine;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, context::Context};
 use auth::Gate;
+use query::Queries;
+
+/// How long connections have to end once the last answer is at its end: its bytes may still be on their way.
+const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// Which servers run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl Selection {
 #[derive(Debug)]
 pub struct Bound {
     context: Arc<Context>,
-    engine: Arc<Engine>,
+    queries: Arc<Queries>,
     gate: Gate,
     /// Whether this process also does jobs.
     has_worker: bool,
@@ -58,11 +61,12 @@ impl Bound {
     pub async fn bind(selection: Selection, context: Arc<Context>, has_worker: bool) -> anyhow::Result<Self> {
         let config: &Config = &context.config;
         let gate = Gate::new(&config.auth)?;
-        let engine = Arc::new(context.engine()?);
+        let queries = Queries::new(context.engine()?).context("starting the threads for queries")?;
+        let queries = Arc::new(queries);
         let flight = listen(selection.flight, "flight_addr", &config.flight_addr).await?;
         let jsonl = listen(selection.jsonl, "jsonl_addr", &config.jsonl_addr).await?;
         let admin = listen(selection.admin, "admin_api_addr", &config.admin_api_addr).await?;
-        Ok(Self { context, engine, gate, has_worker, flight, jsonl, admin })
+        Ok(Self { context, queries, gate, has_worker, flight, jsonl, admin })
     }
 
     /// Where each server listens, as a client names it.
@@ -88,21 +92,34 @@ impl Bound {
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut servers = JoinSet::new();
         if let Some(listener) = self.flight {
-            servers.spawn(flight::serve(listener, Arc::clone(&self.engine), self.gate.clone(), stop.clone()));
+            let queries = Arc::clone(&self.queries);
+            servers.spawn(flight::serve(listener, queries, self.gate.clone(), stop.clone()));
         }
         if let Some(listener) = self.jsonl {
-            let router = jsonl::router(Arc::clone(&self.engine), self.gate.clone());
+            let router = jsonl::router(Arc::clone(&self.queries), self.gate.clone());
             servers.spawn(serve_http(listener, router, stop.clone()));
         }
         if let Some(listener) = self.admin {
-            let admin = admin::Admin::new(self.context, self.engine, self.has_worker);
+            let admin = admin::Admin::new(self.context, Arc::clone(&self.queries), self.has_worker);
             servers.spawn(serve_http(listener, admin::router(admin, self.gate), stop.clone()));
         }
-        while let Some(ended) = servers.join_next().await {
-            // One that fails takes the others with it: half a server would go unnoticed.
-            ended.context("a server ended by a defect")??;
+        let all_ended = async {
+            while let Some(ended) = servers.join_next().await {
+                // One that fails takes the others with it: half a server would go unnoticed.
+                ended.context("a server ended by a defect")??;
+            }
+            Ok(())
+        };
+        // A connection on which nothing was begun, or half a request, is nothing to wait for.
+        let answered = async {
+            stop.cancelled().await;
+            self.queries.all_answered().await;
+            tokio::time::sleep(LAST_BYTES).await;
+        };
+        tokio::select! {
+            ended = all_ended => ended,
+            () = answered => Ok(()),
         }
-        Ok(())
     }
 }
 

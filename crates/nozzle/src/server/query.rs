@@ -1,14 +1,18 @@
 //! One query on its way: planned, started, its batches coming.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::{Stream, StreamExt, stream};
-use nozzle_query::{Engine, QueryError, Session};
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
+use nozzle_query::{Engine, LogicalPlan, QueryError, Rows, Session};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinError,
+};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken};
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorCode};
+use crate::threads::QueryThreads;
 
 /// Batches that wait between the scan and the encoder: enough that neither waits for the other,
 /// few enough that a client that does not read costs little.
@@ -25,33 +29,148 @@ pub struct Running {
     pub batches: Batches,
 }
 
-/// The columns of a query, without running it.
-pub async fn schema(engine: &Engine, sql: &str) -> Result<SchemaRef, ApiError> {
-    let plan = engine.session().await?.plan(sql).await?;
-    Ok(Session::schema(&plan))
+/// What answers queries, for all servers of the process.
+#[derive(Debug)]
+pub struct Queries {
+    engine: Arc<Engine>,
+    threads: QueryThreads,
+    /// The answers that were begun and are not at their end.
+    begun: TaskTracker,
 }
 
-/// Starts a query and waits for its first batch: most errors show by then, and can still be told
-/// as what they are.
-pub async fn start(engine: &Engine, sql: &str) -> Result<Running, ApiError> {
+impl Queries {
+    /// Over an engine, on threads of their own.
+    pub fn new(engine: Engine) -> std::io::Result<Self> {
+        Ok(Self { engine: Arc::new(engine), threads: QueryThreads::start()?, begun: TaskTracker::new() })
+    }
+
+    /// Waits until every answer that was begun is at its end.
+    pub async fn all_answered(&self) {
+        self.begun.close();
+        self.begun.wait().await;
+    }
+
+    /// Runs something about a plan beside the queries.
+    pub async fn planned<T: Send + 'static>(
+        &self,
+        sql: String,
+        look: impl FnOnce(&Session, &LogicalPlan) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let engine = Arc::clone(&self.engine);
+        let planning = self.threads.spawn(async move {
+            let session = engine.session().await?;
+            let plan = session.plan(&sql).await?;
+            look(&session, &plan)
+        });
+        Ok(planning.await.map_err(defect)??)
+    }
+
+    /// The columns of a query, without running it.
+    pub async fn schema(&self, sql: &str) -> Result<SchemaRef, ApiError> {
+        self.planned(sql.to_owned(), |_, plan| Ok(Session::schema(plan))).await
+    }
+
+    /// Starts a query and waits for its first batch: most errors show by then, and can still be told
+    /// as what they are.
+    pub async fn start(&self, sql: &str) -> Result<Running, ApiError> {
+        let (engine, sql) = (Arc::clone(&self.engine), sql.to_owned());
+        let (begun, columns) = oneshot::channel();
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        // A task of its own: the scan goes on while what it gave is encoded and sent.
+        let scan = self.threads.spawn(async move {
+            let (schema, mut rows) = match begin(&engine, &sql).await {
+                Ok(found) => found,
+                Err(error) => return drop(begun.send(Err(ApiError::from(error)))),
+            };
+            if begun.send(Ok(schema)).is_err() {
+                return;
+            }
+            while let Some(batch) = rows.next().await {
+                if sender.send(batch.map_err(|error| QueryError::from(error).into())).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut coming = Coming { receiver, scan: Some(scan), _begun: self.begun.token() };
+        let schema = match columns.await {
+            Ok(schema) => schema?,
+            Err(_) => return Err(coming.end().await.err().unwrap_or_else(lost)),
+        };
+        let first = coming.next().await.transpose()?;
+        let rest =
+            stream::unfold(coming, |mut coming| async { coming.next().await.map(|item| (item, coming)) });
+        Ok(Running { schema, batches: Box::pin(stream::iter(first.map(Ok)).chain(rest)) })
+    }
+}
+
+async fn begin(engine: &Engine, sql: &str) -> Result<(SchemaRef, Rows), QueryError> {
     let session = engine.session().await?;
     let plan = session.plan(sql).await?;
     let schema = Session::schema(&plan);
-    let mut rows = session.execute(plan).await?;
-    let (sender, mut receiver) = mpsc::channel(BATCHES_AHEAD);
-    // A task of its own: the scan goes on while what it gave is encoded and sent.
-    let scan = AbortOnDropHandle::new(tokio::spawn(async move {
-        while let Some(batch) = rows.next().await {
-            if sender.send(batch.map_err(|error| QueryError::from(error).into())).await.is_err() {
-                return;
-            }
+    let rows = session.execute(plan).await?;
+    Ok((schema, rows))
+}
+
+/// The batches of a query, and what makes them.
+struct Coming {
+    receiver: mpsc::Receiver<Result<RecordBatch, ApiError>>,
+    /// Gone once it has ended.
+    scan: Option<AbortOnDropHandle<()>>,
+    _begun: TaskTrackerToken,
+}
+
+impl Coming {
+    async fn next(&mut self) -> Option<Result<RecordBatch, ApiError>> {
+        match self.receiver.recv().await {
+            Some(batch) => Some(batch),
+            // No more come: because that is all, or because whoever made them is gone.
+            None => self.end().await.err().map(Err),
         }
-    }));
-    let first = receiver.recv().await.transpose()?;
-    let rest = stream::unfold((receiver, scan), |(mut receiver, scan)| async move {
-        let batch: Result<RecordBatch, ApiError> = receiver.recv().await?;
-        Some((batch, (receiver, scan)))
+    }
+
+    /// How the scan has ended.
+    async fn end(&mut self) -> Result<(), ApiError> {
+        match self.scan.take() {
+            Some(scan) => scan.await.map_err(defect),
+            None => Ok(()),
+        }
+    }
+}
+
+fn lost() -> ApiError {
+    ApiError::new(ErrorCode::ExecutionError, "the query ended without an answer")
+}
+
+/// What a panic is for whoever asked: an error, and no end of the rows.
+fn defect(error: JoinError) -> ApiError {
+    let why = error.try_into_panic().ok().and_then(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
     });
-    let batches = stream::iter(first.map(Ok)).chain(rest);
-    Ok(Running { schema, batches: Box::pin(batches) })
+    let why = why.unwrap_or_else(|| "it was broken off".to_owned());
+    tracing::error!(why, "a query ended by a defect");
+    ApiError::new(ErrorCode::ExecutionError, format!("the query ended by a defect of the engine: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows are not at their end because whoever made them is gone.
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_no_end_of_the_rows() {
+        let (sender, receiver) = mpsc::channel(1);
+        let tracker = TaskTracker::new();
+        let scan = tokio::spawn(async move {
+            let empty = RecordBatch::new_empty(SchemaRef::new(arrow::datatypes::Schema::empty()));
+            sender.send(Ok(empty)).await.ok();
+            panic!("an overflow");
+        });
+        let mut coming =
+            Coming { receiver, scan: Some(AbortOnDropHandle::new(scan)), _begun: tracker.token() };
+        assert!(coming.next().await.is_some_and(|batch| batch.is_ok()));
+        let error = coming.next().await.expect("an item").expect_err("a panic");
+        assert!(error.message.contains("an overflow"), "{error:?}");
+        assert!(coming.next().await.is_none());
+    }
 }

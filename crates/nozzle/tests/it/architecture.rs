@@ -26,7 +26,8 @@ const MAY_USE: [(&str, &str); 6] = [
     ),
     (
         "nozzle-query",
-        "nozzle-core nozzle-metadata arrow async-trait bytes chrono datafusion futures object_store parquet \
+        "nozzle-core nozzle-metadata alloy-primitives arrow async-trait bytes chrono const-hex datafusion \
+         futures object_store parquet \
          serde_json strsim thiserror tokio tracing twox-hash url",
     ),
     (

@@ -301,6 +301,9 @@ fn manifests_are_generated_to_standard_output_a_file_or_a_folder() {
     place.ok(&[&args[..], &["-o", "."]].concat());
     assert_eq!(std::fs::read_to_string(place.path("evm-rpc.json")).unwrap(), printed);
     assert!(!place.path(".nozzle").exists(), "it needs no database");
+    // The ending tells the form.
+    place.ok(&[&args[..], &["-o", "eth.toml"]].concat());
+    assert!(std::fs::read_to_string(place.path("eth.toml")).unwrap().contains("kind = \"evm-rpc\""));
     let said = place.run(&["generate-manifest", "--kind", "firehose", "--network", "mainnet", "--name", "x"]);
     assert_eq!(said.code, Some(1));
 }

@@ -30,7 +30,8 @@ async fn the_commands_of_the_documents_run_as_they_stand() {
     let python = python.parent().unwrap();
     let path = format!("{}:{}:{}", program.display(), python.display(), std::env::var("PATH").unwrap());
     let mut run = 0;
-    for document in ["README.md", "docs/modes.md", "docs/queries.md", "docs/datasets.md"] {
+    for document in ["README.md", "docs/modes.md", "docs/queries.md", "docs/functions.md", "docs/datasets.md"]
+    {
         let text = std::fs::read_to_string(workspace().join(document)).unwrap();
         let place = Place::empty();
         for block in tested_blocks(&text) {

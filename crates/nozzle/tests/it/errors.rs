@@ -415,3 +415,83 @@ fn bad_definitions_name_the_file_and_the_reason() {
     );
     assert_fails(&place.run(&["dump", "--dataset", "eth"]), &["eth", "version"]);
 }
+
+#[test]
+fn a_folder_that_was_moved_is_not_split() {
+    let node = node(20, 0);
+    let place = Place::empty();
+    std::fs::create_dir(place.path("before")).unwrap();
+    let program = env!("CARGO_BIN_EXE_nozzle");
+    let run = |folder: &str, args: &[&str]| {
+        Said::of(Command::new(program).args(args).current_dir(place.path(folder)).output().unwrap())
+    };
+    let dump = ["dump", "--rpc-url", node.url(), "--dataset", "eth"];
+    assert_eq!(run("before", &[dump.as_slice(), &["-e", "9"]].concat()).code, Some(0));
+    std::fs::rename(place.path("before"), place.path("after")).unwrap();
+    assert_fails(&run("after", &dump), &["nothing is there any more", "nozzle restore --dataset eth"]);
+    assert!(!place.path("before").exists());
+    for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm"] {
+        std::fs::remove_file(place.path("after/.nozzle").join(name)).ok();
+    }
+    assert_eq!(run("after", &["restore", "--dataset", "eth"]).code, Some(0));
+    assert_eq!(run("after", &dump).code, Some(0));
+    let said = run("after", &["query", "SELECT count(*) AS n FROM eth.blocks", "--format", "jsonl"]);
+    assert_eq!(said.stdout, "{\"n\":20}\n");
+}
+
+#[test]
+fn dumps_that_begin_together_do_not_trip_over_each_others_files() {
+    let node = node(30, 0);
+    for _ in 0..3 {
+        let place = Place::empty();
+        let dumps = [0, 1].map(|_| place.start(&["dump", "--rpc-url", node.url()]));
+        for said in dumps.map(crate::harness::Running::wait) {
+            assert!(!said.stderr.contains("File exists"), "{}", said.stderr);
+            // The other may have all blocks in hand, which is said with its name.
+            assert!(said.code == Some(0) || said.stderr.contains("dump"), "{}", said.stderr);
+        }
+        assert_eq!(place.number("SELECT count(*) FROM chain_1337.blocks"), 30);
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_is_named_with_what_finds_it() {
+    let node = node(10, 0);
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "chain-1337", node.url());
+    place.ok(&["dump", "--dataset", "eth"]);
+    let files = place.ok(&["files", "--dataset", "eth", "--table", "logs"]).stdout;
+    std::fs::remove_file(files.trim()).unwrap();
+    assert_fails(&place.run(&["query", "SELECT * FROM eth.logs"]), &["is gone", "nozzle check"]);
+}
+
+#[test]
+fn who_follows_waits_for_a_node_that_is_away_from_the_start() {
+    let node = node(10, 0);
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "chain-1337", node.url());
+    place.ok(&["dump", "--dataset", "eth"]);
+    drop(node);
+    let mut follower = place.start(&["dump", "--dataset", "eth", "--follow"]);
+    // Longer than the source by itself asks again.
+    std::thread::sleep(std::time::Duration::from_secs(14));
+    assert!(follower.is_running(), "it has given up: {}", follower.wait().stderr);
+    follower.signal("INT");
+    let said = follower.wait();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+}
+
+#[test]
+fn a_switch_in_the_environment_is_true_or_false() {
+    let place = Place::empty();
+    let run = |value: &str| {
+        let mut command = place.command(&["dump", "--dataset", "nothing"]);
+        Said::of(command.env("DUMP_FRESH", value).output().unwrap())
+    };
+    for junk in ["maybe", "nope"] {
+        assert_eq!(run(junk).code, Some(2), "{junk}");
+    }
+    for fine in ["", "false", "TRUE", "1"] {
+        assert_eq!(run(fine).code, Some(1), "{fine}");
+    }
+}

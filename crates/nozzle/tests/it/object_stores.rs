@@ -238,7 +238,7 @@ async fn a_cold_look_up_by_hash_asks_each_file_once() {
     place.set_variables(store.variables(Some(proxy.url())));
     let digits = hash.strip_prefix("0x").unwrap();
     let started = Instant::now();
-    let found = place.query(&format!("SELECT * FROM eth.transactions WHERE tx_hash = X'{digits}'"));
+    let found = place.query(&format!("SELECT * FROM eth.transactions WHERE tx_hash = '0x{digits}'"));
     let elapsed = started.elapsed();
     assert_eq!(found.len(), 1);
     let passed = proxy.take_passed();

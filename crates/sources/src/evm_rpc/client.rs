@@ -328,7 +328,7 @@ impl Client {
             _ if said.as_ref().is_some_and(|error| PUSH_BACK.contains(&error.code)) => {
                 CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
             }
-            408 | 425 | 500.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
+            408 | 425 | 500 | 502.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
             300..=399 => CallError::Refused(format!(
                 "it answers HTTP {status}, a redirection; set `url` to where it leads"
             )),

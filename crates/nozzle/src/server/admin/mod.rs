@@ -25,7 +25,6 @@ use axum::{
     routing::get,
 };
 use nozzle_metadata::{CommitSeq, MetadataError};
-use nozzle_query::Engine;
 use serde_json::Value;
 use tokio::{
     sync::Mutex,
@@ -37,7 +36,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use health::health;
 
 use self::error::{AdminError, Code};
-use super::auth::Gate;
+use super::{auth::Gate, query::Queries};
 use crate::{config::Role, context::Context, stores};
 
 /// The largest body that is taken.
@@ -53,7 +52,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Admin {
     context: Arc<Context>,
-    engine: Arc<Engine>,
+    queries: Arc<Queries>,
     /// Whether this process also does jobs.
     has_worker: bool,
     /// Whether the store can only be read, and when that was found out.
@@ -69,8 +68,8 @@ struct Document;
 
 impl Admin {
     /// The routes' state.
-    pub fn new(context: Arc<Context>, engine: Arc<Engine>, has_worker: bool) -> Self {
-        Self { context, engine, has_worker, store: Arc::default() }
+    pub fn new(context: Arc<Context>, queries: Arc<Queries>, has_worker: bool) -> Self {
+        Self { context, queries, has_worker, store: Arc::default() }
     }
 
     /// Refuses where nothing can be written: that a request would fail for another reason too does not

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 use nozzle_core::schema::schema_to_json;
-use nozzle_query::Session;
+use nozzle_query::{LogicalPlan, Session};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -34,9 +34,10 @@ pub async fn schema(
     State(admin): State<Admin>,
     Payload(query): Payload<Query>,
 ) -> Result<Json<SchemaAnswer>, AdminError> {
-    let session = admin.engine.session().await?;
-    let plan = session.plan(&query.sql_query).await?;
-    let networks = session.networks(&plan)?.into_iter().map(|network| network.to_string()).collect();
-    let schema = Session::schema(&plan);
+    let look = |session: &Session, plan: &LogicalPlan| {
+        let networks = session.networks(plan)?.into_iter().map(|network| network.to_string()).collect();
+        Ok((Session::schema(plan), networks))
+    };
+    let (schema, networks) = admin.queries.planned(query.sql_query, look).await?;
     Ok(Json(SchemaAnswer { schema: json!({ "arrow": schema_to_json(&schema) }), networks }))
 }

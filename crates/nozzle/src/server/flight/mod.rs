@@ -17,7 +17,6 @@ use arrow_flight::{
     sql::{Any, Command, ProstMessageExt, TicketStatementQuery},
 };
 use futures::{Stream, StreamExt, TryStreamExt};
-use nozzle_query::Engine;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +28,7 @@ use tonic::{
 use super::{
     auth::Gate,
     error::ApiError,
-    query::{self, Running},
+    query::{Queries, Running},
 };
 use crate::{
     config::Role,
@@ -42,7 +41,7 @@ const FLIGHT_SQL: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
 /// Answers until `stop`, then finishes the answers that it has begun.
 pub async fn serve(
     listener: TcpListener,
-    engine: Arc<Engine>,
+    queries: Arc<Queries>,
     gate: Gate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -52,14 +51,14 @@ pub async fn serve(
     };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
-        .add_service(FlightServiceServer::with_interceptor(Flight { engine }, gated))
+        .add_service(FlightServiceServer::with_interceptor(Flight { queries }, gated))
         .serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await })
         .await
         .context("the Arrow Flight server failed")
 }
 
 struct Flight {
-    engine: Arc<Engine>,
+    queries: Arc<Queries>,
 }
 
 /// What a ticket or a command asks for.
@@ -103,7 +102,7 @@ impl Flight {
             }
             Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
         };
-        let schema = plain_schema(query::schema(&self.engine, &sql).await?.as_ref());
+        let schema = plain_schema(self.queries.schema(&sql).await?.as_ref());
         let info = FlightInfo::new()
             .try_with_schema(&schema)
             .map_err(|error| Status::internal(error.to_string()))?;
@@ -117,7 +116,7 @@ impl Flight {
             Asked::FlightSql(Command::TicketStatementQuery(ticket)) => text(&ticket.statement_handle)?,
             Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
         };
-        let Running { schema, batches } = query::start(&self.engine, &sql).await?;
+        let Running { schema, batches } = self.queries.start(&sql).await?;
         let schema = plain_schema(&schema);
         let announced = Arc::clone(&schema);
         let batches = batches.map(move |batch| {
@@ -160,7 +159,7 @@ impl FlightService for Flight {
             Asked::FlightSql(Command::CommandStatementQuery(command)) => command.query,
             Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
         };
-        let schema = plain_schema(query::schema(&self.engine, &sql).await?.as_ref());
+        let schema = plain_schema(self.queries.schema(&sql).await?.as_ref());
         let options = arrow::ipc::writer::IpcWriteOptions::default();
         let encoded = SchemaAsIpc::new(&schema, &options).try_into();
         encoded

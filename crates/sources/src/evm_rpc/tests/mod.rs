@@ -511,7 +511,9 @@ async fn a_node_that_is_not_there_is_named_in_plain_words() {
     let url = format!("http://{address}/v3/0123456789abcdef").parse().unwrap();
     let source = connect(EvmRpcConfig::new("node", url), Verify::Links).unwrap();
     let error = source.head().await.expect_err("nobody is there");
-    let expected = format!("a request to the provider `node` failed: nothing listens at {address}");
+    let expected = format!(
+        "a request to the provider `node` failed: nothing listens at {address}; check that the node runs, and its address"
+    );
     assert_eq!(text(&error), expected);
     assert!(!format!("{error:?}").contains("0123456789abcdef"));
 }

@@ -173,7 +173,7 @@ fn not_connected(address: &str, error: &io::Error) -> String {
 }
 
 fn nothing_listens(address: &str) -> String {
-    format!("nothing listens at {address}")
+    format!("nothing listens at {address}; check that the node runs, and its address")
 }
 
 fn no_answer(address: &str, timeout: Duration) -> Failure {

@@ -1,0 +1,39 @@
+//! The functions of this field, beside those that the engine brings.
+//!
+//! Signatures and types are texts in the query itself, so that a query's columns are known when it is
+//! planned. A function of a constant is a constant: `topic0 = evm_topic('…')` prunes files as a literal does.
+
+mod abi;
+mod aggregate;
+mod decode;
+mod encode;
+mod evm;
+mod function;
+mod text;
+mod u256;
+
+use datafusion::prelude::SessionContext;
+use function::udf;
+
+#[cfg(test)]
+mod tests;
+
+/// Makes the functions known to the queries of a session.
+pub(crate) fn register(context: &SessionContext) {
+    let scalar = [
+        udf::<evm::Topic>(),
+        udf::<evm::DecodeLog>(),
+        udf::<evm::DecodeParams>(),
+        udf::<evm::EncodeParams>(),
+        udf::<evm::EncodeType>(),
+        udf::<evm::DecodeType>(),
+        udf::<text::EncodeHex>(),
+        udf::<text::DecodeHex>(),
+        udf::<text::ShiftUnits>(),
+        udf::<text::ToDecimal>(),
+        udf::<text::ToF64>(),
+        udf::<text::ToBinary>(),
+    ];
+    scalar.into_iter().for_each(|function| context.register_udf((*function).clone()));
+    aggregate::all().into_iter().for_each(|function| context.register_udaf((*function).clone()));
+}
