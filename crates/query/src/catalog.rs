@@ -53,6 +53,23 @@ impl SnapshotCatalog {
         Self { schemas }
     }
 
+    /// The names of the schemas, each with its tables and their columns, in order.
+    #[allow(clippy::type_complexity, reason = "names with what they name")]
+    pub fn list(&self) -> Result<Vec<(&str, Vec<(&str, SchemaRef)>)>, String> {
+        self.schemas
+            .iter()
+            .map(|(name, schema)| {
+                let mut tables = schema
+                    .locations
+                    .iter()
+                    .map(|location| Ok((location.table.as_str(), location_schema(location)?.0)))
+                    .collect::<Result<Vec<_>, String>>()?;
+                tables.sort_by_key(|(table, _)| *table);
+                Ok((name.as_str(), tables))
+            })
+            .collect()
+    }
+
     /// Why `schema.table` is not there, in words that say what to do; `None` where it is.
     pub fn explain_missing(&self, schema: Option<&str>, table: &str) -> Option<String> {
         let Some(schema) = schema else {

@@ -2,14 +2,17 @@
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use arrow::datatypes::SchemaRef;
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
 use datafusion::{
     catalog::{
         CatalogProvider, CatalogProviderList, MemoryCatalogProviderList,
         information_schema::{INFORMATION_SCHEMA, INFORMATION_SCHEMA_TABLES},
     },
     common::{
-        TableReference,
+        ParamValues, ScalarValue, TableReference,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
@@ -175,6 +178,33 @@ impl Session {
             QueryError::Execution(why) => QueryError::Plan(why),
             error => error,
         })
+    }
+
+    /// The plan with values in the place of its parameters, `$1` and so on: those of the columns of one row.
+    pub fn bind(plan: LogicalPlan, row: &RecordBatch) -> Result<LogicalPlan, QueryError> {
+        if row.num_rows() != 1 {
+            let rows = row.num_rows();
+            return Err(QueryError::Plan(format!("a query takes one row of parameters, not {rows}")));
+        }
+        let values = row.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
+        let values = values.collect::<Result<Vec<_>, _>>()?;
+        Ok(plan.with_param_values(ParamValues::from(values))?)
+    }
+
+    /// The parameters of a plan, in the order of their numbers; those whose type nothing tells are text.
+    pub fn parameters(plan: &LogicalPlan) -> Result<SchemaRef, QueryError> {
+        let mut types: Vec<_> = plan.get_parameter_types()?.into_iter().collect();
+        let number = |name: &str| name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX);
+        types.sort_by_key(|(name, _)| number(name));
+        let field =
+            |(name, ty): (String, Option<DataType>)| Field::new(name, ty.unwrap_or(DataType::Utf8), true);
+        Ok(Arc::new(Schema::new(types.into_iter().map(field).collect::<Vec<_>>())))
+    }
+
+    /// The schemas that there are, each with its tables and their columns, in order.
+    #[allow(clippy::type_complexity, reason = "names with what they name")]
+    pub fn list(&self) -> Result<Vec<(&str, Vec<(&str, SchemaRef)>)>, QueryError> {
+        self.catalog.list().map_err(QueryError::Execution)
     }
 
     /// The columns of a plan's answer.

@@ -6,11 +6,21 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use std::sync::Arc;
 use tonic::Status;
 
 use super::error::{ApiError, ErrorCode};
 use crate::config::{Auth, Role};
+
+/// How logins are packed: some clients leave the padding out.
+const LOGIN: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// What lets requests in.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +45,7 @@ impl Gate {
             return Ok(());
         }
         let refused = |code, message: &str| Err(ApiError::new(code, message));
-        let Some(given) = bearer(headers) else {
+        let Some(given) = token_of(headers) else {
             return refused(
                 ErrorCode::Unauthorized,
                 "a token is needed: send `Authorization: Bearer <token>`",
@@ -58,10 +68,17 @@ impl Gate {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The token that a request carries: a bearer token, or the password of a login, whatever its name.
+pub fn token_of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(token.trim().to_owned());
+    }
+    let is_basic = scheme.eq_ignore_ascii_case("basic");
+    let login = is_basic.then(|| LOGIN.decode(token.trim()).ok()).flatten()?;
+    let (_, password) = std::str::from_utf8(&login).ok()?.split_once(':')?;
+    Some(password.to_owned())
 }
 
 /// Compares in a time that only the lengths decide.
@@ -97,6 +114,12 @@ mod tests {
         assert_eq!(code(Some("bearer boss"), Role::Query), None);
         assert_eq!(code(Some("Bearer boss"), Role::Admin), None);
         assert_eq!(code(Some("Bearer reader"), Role::Admin), Some(ErrorCode::Forbidden));
+        // me:reader, and me:reade
+        assert_eq!(code(Some("Basic bWU6cmVhZGVy"), Role::Query), None);
+        assert_eq!(code(Some("Basic bWU6cmVhZGU="), Role::Query), Some(ErrorCode::Unauthorized));
+        assert_eq!(code(Some("Basic bWU6cmVhZGU"), Role::Query), Some(ErrorCode::Unauthorized));
+        // x:reader, without its padding
+        assert_eq!(code(Some("Basic eDpyZWFkZXI"), Role::Query), None);
         for none in [None, Some("Bearer bos"), Some("Bearer bosss"), Some("Basic boss"), Some("boss")] {
             assert_eq!(code(none, Role::Query), Some(ErrorCode::Unauthorized), "{none:?}");
         }

@@ -75,7 +75,7 @@ async fn answer(State(queries): State<Arc<Queries>>, request: Request) -> Result
     }
     let sql = statement(body).await?;
     let decimals = decimal_format(&parts.headers)?;
-    let Running { schema, batches } = queries.start(&sql).await?;
+    let Running { schema, batches } = queries.start(sql.into()).await?;
     let lines = JsonLines::new(&schema, decimals).map_err(|error| cannot_be_written(&error))?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

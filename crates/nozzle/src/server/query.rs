@@ -29,6 +29,31 @@ pub struct Running {
     pub batches: Batches,
 }
 
+/// A statement, and the values of its parameters where it has some.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    /// The text.
+    pub sql: String,
+    /// One row.
+    pub parameters: Option<RecordBatch>,
+}
+
+impl From<String> for Statement {
+    fn from(sql: String) -> Self {
+        Self { sql, parameters: None }
+    }
+}
+
+impl Statement {
+    async fn plan(&self, session: &Session) -> Result<LogicalPlan, QueryError> {
+        let plan = session.plan(&self.sql).await?;
+        match &self.parameters {
+            Some(row) => Session::bind(plan, row),
+            None => Ok(plan),
+        }
+    }
+}
+
 /// What answers queries, for all servers of the process.
 #[derive(Debug)]
 pub struct Queries {
@@ -50,35 +75,45 @@ impl Queries {
         self.begun.wait().await;
     }
 
-    /// Runs something about a plan beside the queries.
+    /// Looks at what there is, beside the queries.
+    pub async fn looked<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Session) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let engine = Arc::clone(&self.engine);
+        let looking = self.threads.spawn(async move { look(&engine.session().await?) });
+        Ok(looking.await.map_err(defect)??)
+    }
+
+    /// Looks at a plan, without running it.
     pub async fn planned<T: Send + 'static>(
         &self,
-        sql: String,
+        statement: Statement,
         look: impl FnOnce(&Session, &LogicalPlan) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let engine = Arc::clone(&self.engine);
         let planning = self.threads.spawn(async move {
             let session = engine.session().await?;
-            let plan = session.plan(&sql).await?;
+            let plan = statement.plan(&session).await?;
             look(&session, &plan)
         });
         Ok(planning.await.map_err(defect)??)
     }
 
     /// The columns of a query, without running it.
-    pub async fn schema(&self, sql: &str) -> Result<SchemaRef, ApiError> {
-        self.planned(sql.to_owned(), |_, plan| Ok(Session::schema(plan))).await
+    pub async fn schema(&self, statement: Statement) -> Result<SchemaRef, ApiError> {
+        self.planned(statement, |_, plan| Ok(Session::schema(plan))).await
     }
 
     /// Starts a query and waits for its first batch: most errors show by then, and can still be told
     /// as what they are.
-    pub async fn start(&self, sql: &str) -> Result<Running, ApiError> {
-        let (engine, sql) = (Arc::clone(&self.engine), sql.to_owned());
+    pub async fn start(&self, statement: Statement) -> Result<Running, ApiError> {
+        let engine = Arc::clone(&self.engine);
         let (begun, columns) = oneshot::channel();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         // A task of its own: the scan goes on while what it gave is encoded and sent.
         let scan = self.threads.spawn(async move {
-            let (schema, mut rows) = match begin(&engine, &sql).await {
+            let (schema, mut rows) = match begin(&engine, &statement).await {
                 Ok(found) => found,
                 Err(error) => return drop(begun.send(Err(ApiError::from(error)))),
             };
@@ -103,9 +138,9 @@ impl Queries {
     }
 }
 
-async fn begin(engine: &Engine, sql: &str) -> Result<(SchemaRef, Rows), QueryError> {
+async fn begin(engine: &Engine, statement: &Statement) -> Result<(SchemaRef, Rows), QueryError> {
     let session = engine.session().await?;
-    let plan = session.plan(sql).await?;
+    let plan = statement.plan(&session).await?;
     let schema = Session::schema(&plan);
     let rows = session.execute(plan).await?;
     Ok((schema, rows))

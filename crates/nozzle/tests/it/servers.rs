@@ -256,9 +256,22 @@ for sql, error in [("SELEC 1", pa.ArrowInvalid), ("SELECT nothing FROM eth.block
         except error:
             continue
         raise SystemExit(f"{sql} was answered")
+assert {action.type for action in client.list_actions()} == {"CreatePreparedStatement", "ClosePreparedStatement"}
+listed = {tuple(info.descriptor.path): info for info in client.list_flights()}
+assert (b"eth", b"logs") in listed and (b"eth__0_0_0", b"logs") in listed, listed.keys()
+info = listed[(b"eth", b"blocks")]
+assert client.do_get(info.endpoints[0].ticket).read_all().num_rows == 60
+assert client.get_flight_info(info.descriptor).schema == info.schema
+for call in (lambda: client.do_action(flight.Action("Cancel", b"")), lambda: client.do_action(flight.Action("BeginTransaction", b""))):
+    try:
+        list(call())
+        raise SystemExit("it was done")
+    except NotImplementedError:
+        pass
 try:
-    list(client.list_actions())
-except NotImplementedError:
+    list(client.do_action(flight.Action("CreatePreparedStatement", b"garbage")))
+    raise SystemExit("garbage was prepared")
+except pa.ArrowInvalid:
     pass
 print("ok")
 "#;
@@ -271,6 +284,35 @@ with dbapi.connect(sys.argv[1], autocommit=True) as connection:
         cursor.execute("SELECT block_num, hash FROM eth.blocks WHERE block_num < 3 ORDER BY block_num")
         table = cursor.fetch_arrow_table()
         assert table.column("block_num").to_pylist() == [0, 1, 2], table
+        hash = table.column("hash").to_pylist()[2]
+        # Parameters, also of bytes, and of another type than the column's.
+        cursor.execute("SELECT block_num FROM eth.blocks WHERE hash = $1 AND block_num < $2", (hash, 50))
+        assert cursor.fetchall() == [(2,)]
+        cursor.execute("SELECT $1 AS a, $2 AS b", ("x", None))
+        assert cursor.fetchall() == [("x", None)]
+        cursor.execute("SELECT count(*) AS n FROM eth.logs WHERE block_num BETWEEN $1 AND $2", (1, 3))
+        assert cursor.fetchall() == [(18,)]
+        for sql, values in [("SELECT nothing FROM eth.blocks", ()), ("SELECT $1 AS a", ()), ("SELECT $1 AS a, $2 AS b", (1,))]:
+            try:
+                cursor.execute(sql, values)
+                cursor.fetchall()
+            except dbapi.Error:
+                continue
+            raise SystemExit(f"{sql} with {values} was answered")
+        cursor.execute("SELECT block_num, gas_used FROM eth.blocks ORDER BY block_num")
+        assert len(cursor.fetch_df()) == 60
+        cursor.execute("SELECT block_num, gas_used FROM eth.blocks ORDER BY block_num")
+        assert cursor.fetch_polars().height == 60
+    info = connection.adbc_get_info()
+    assert info["vendor_name"] == "Nozzle" and info["vendor_version"], info
+    assert connection.adbc_get_table_types() == ["TABLE"]
+    objects = connection.adbc_get_objects(depth="columns", db_schema_filter="eth").read_all().to_pylist()
+    [catalog] = objects
+    [schema] = catalog["catalog_db_schemas"]
+    tables = {table["table_name"]: table for table in schema["db_schema_tables"]}
+    assert set(tables) == {"blocks", "transactions", "logs", "withdrawals"}, set(tables)
+    assert "topic0" in {column["column_name"] for column in tables["logs"]["table_columns"]}
+    assert connection.adbc_get_table_schema("blocks", db_schema_filter="eth").field("hash").type.byte_width == 32
 print("ok")
 "#;
 
@@ -290,6 +332,59 @@ fn adbc_reads_over_flight_sql() {
     let place = extracted(Db::Sqlite);
     let server = Server::start(&place, &[]);
     assert_eq!(python(FLIGHT_SQL, &[server.flight()]).trim(), "ok");
+}
+
+const LOGIN: &str = r#"
+import sys
+from pyarrow import flight
+client = flight.connect(sys.argv[1])
+sql = flight.Ticket("SELECT 1 AS n")
+try:
+    client.do_get(sql).read_all()
+    raise SystemExit("everybody was let in")
+except flight.FlightUnauthenticatedError:
+    pass
+try:
+    client.authenticate_basic_token("ana", "wrong")
+    raise SystemExit("a wrong password was taken")
+except flight.FlightUnauthenticatedError:
+    pass
+bearer = client.authenticate_basic_token("ana", "topsecret")
+assert bearer == (b"authorization", b"Bearer topsecret"), bearer
+options = flight.FlightCallOptions(headers=[bearer])
+assert client.do_get(sql, options).read_all().to_pylist() == [{"n": 1}]
+import adbc_driver_flightsql.dbapi as dbapi
+with dbapi.connect(sys.argv[1], db_kwargs={"username": "ana", "password": "topsecret"}, autocommit=True) as connection:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 AS n")
+        assert cursor.fetchall() == [(1,)]
+print("ok")
+"#;
+
+#[test]
+fn a_login_is_a_token() {
+    let tokens = "auth = { tokens = [{ name = \"ana\", token = \"topsecret\", role = \"query\" }] }";
+    let place = Place::configured(Db::Sqlite, tokens);
+    let server = Server::start(&place, &["--flight-server"]);
+    assert_eq!(python(LOGIN, &[server.flight()]).trim(), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_of_grpc_is_told_to_everybody() {
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
+    let tokens = "auth = { tokens = [{ name = \"ana\", token = \"topsecret\", role = \"query\" }] }";
+    let place = Place::configured(Db::Sqlite, tokens);
+    let server = Server::start(&place, &["--flight-server"]);
+    let url = server.flight().replace("grpc://", "http://");
+    let channel = tonic::transport::Channel::from_shared(url).unwrap().connect().await.unwrap();
+    let mut client = HealthClient::new(channel);
+    for service in ["", "arrow.flight.protocol.FlightService"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let status = client.check(request).await.unwrap().into_inner().status();
+        assert_eq!(status, ServingStatus::Serving, "{service}");
+    }
 }
 
 #[test]

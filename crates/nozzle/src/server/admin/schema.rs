@@ -38,6 +38,6 @@ pub async fn schema(
         let networks = session.networks(plan)?.into_iter().map(|network| network.to_string()).collect();
         Ok((Session::schema(plan), networks))
     };
-    let (schema, networks) = admin.queries.planned(query.sql_query, look).await?;
+    let (schema, networks) = admin.queries.planned(query.sql_query.into(), look).await?;
     Ok(Json(SchemaAnswer { schema: json!({ "arrow": schema_to_json(&schema) }), networks }))
 }

@@ -1,22 +1,31 @@
 //! Arrow Flight over gRPC.
 //!
-//! A ticket is SQL text, or the message of Flight SQL that `GetFlightInfo` has given out. Either way
-//! it is text that is parsed and checked in full when it comes back: bytes from a client are never
-//! taken for a plan.
+//! A ticket is SQL text, or a message of Flight SQL. Either way it is text that is parsed and checked in full
+//! when it comes back: bytes from a client are never taken for a plan. The server keeps nothing between calls.
 
 use std::{pin::Pin, sync::Arc};
 
 use anyhow::Context as _;
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Schema, SchemaRef},
+};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo,
-    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, Result as ActionResult, SchemaAsIpc,
-    SchemaResult, Ticket,
+    HandshakeRequest, HandshakeResponse, IpcMessage, PollInfo, PutResult, Result as ActionResult,
+    SchemaAsIpc, SchemaResult, Ticket,
+    decode::FlightRecordBatchStream,
     encode::FlightDataEncoderBuilder,
     error::FlightError,
     flight_service_server::{FlightService, FlightServiceServer},
-    sql::{Any, Command, ProstMessageExt, TicketStatementQuery},
+    sql::{
+        ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any, Command,
+        DoPutPreparedStatementResult, ProstMessageExt, TicketStatementQuery,
+    },
 };
-use futures::{Stream, StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use nozzle_query::{LogicalPlan, Session};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,14 +35,21 @@ use tonic::{
 };
 
 use super::{
-    auth::Gate,
+    auth::{Gate, token_of},
     error::ApiError,
-    query::{Queries, Running},
+    query::{Queries, Running, Statement},
 };
 use crate::{
     config::Role,
     output::plain::{plain_batch, plain_schema},
 };
+
+mod metadata;
+mod prepared;
+
+/// The actions that there are.
+const CREATE_PREPARED: &str = "CreatePreparedStatement";
+const CLOSE_PREPARED: &str = "ClosePreparedStatement";
 
 /// What the messages of Flight SQL start with, once they are unpacked.
 const FLIGHT_SQL: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
@@ -50,7 +66,10 @@ pub async fn serve(
         Ok(request)
     };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<FlightServiceServer<Flight>>().await;
     Server::builder()
+        .add_service(health_service)
         .add_service(FlightServiceServer::with_interceptor(Flight { queries }, gated))
         .serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await })
         .await
@@ -80,6 +99,30 @@ impl Asked {
         }
         text(bytes).map(Self::Sql)
     }
+
+    /// What a descriptor asks for: its command, or the table of its path.
+    fn of(descriptor: &FlightDescriptor) -> Result<Self, Status> {
+        match descriptor.path.as_slice() {
+            [] => Self::parse(&descriptor.cmd),
+            [dataset, table] => Ok(Self::Sql(all_of(dataset, table))),
+            _ => Err(Status::invalid_argument("a path is a dataset and a table")),
+        }
+    }
+
+    /// The statement, where it is one; else the command.
+    fn statement(self) -> Result<Result<Statement, Command>, Status> {
+        Ok(match self {
+            Self::Sql(sql) => Ok(sql.into()),
+            Self::FlightSql(Command::CommandStatementQuery(command)) => Ok(command.query.into()),
+            Self::FlightSql(Command::TicketStatementQuery(ticket)) => {
+                Ok(text(&ticket.statement_handle)?.into())
+            }
+            Self::FlightSql(Command::CommandPreparedStatementQuery(command)) => {
+                Ok(prepared::statement(&command.prepared_statement_handle)?)
+            }
+            Self::FlightSql(command) => Err(command),
+        })
+    }
 }
 
 fn text(bytes: &[u8]) -> Result<String, Status> {
@@ -87,46 +130,146 @@ fn text(bytes: &[u8]) -> Result<String, Status> {
     std::str::from_utf8(bytes).map(str::to_owned).map_err(not_text)
 }
 
+fn all_of(dataset: &str, table: &str) -> String {
+    let quoted = |name: &str| name.replace('"', "\"\"");
+    format!("SELECT * FROM \"{}\".\"{}\"", quoted(dataset), quoted(table))
+}
+
 fn not_offered(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not offered by this server"))
 }
 
+fn internal(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}
+
+/// A schema as a message of Arrow's IPC.
+fn schema_message(schema: &Schema) -> Result<Bytes, Status> {
+    let options = arrow::ipc::writer::IpcWriteOptions::default();
+    let message = IpcMessage::try_from(SchemaAsIpc::new(schema, &options));
+    message.map(|message| message.0).map_err(internal)
+}
+
+fn one<T: Send + 'static>(item: T) -> Response<Rows<T>> {
+    Response::new(Box::pin(stream::once(std::future::ready(Ok(item)))))
+}
+
 impl Flight {
+    /// The columns of what is asked for.
+    async fn schema(&self, asked: Asked) -> Result<SchemaRef, Status> {
+        match asked.statement()? {
+            Ok(statement) => Ok(plain_schema(self.queries.schema(statement).await?.as_ref())),
+            Err(command) => match metadata::answer(&command, &self.queries).await? {
+                Some(batch) => Ok(batch.schema()),
+                None => Err(not_offered(command.type_url())),
+            },
+        }
+    }
+
     async fn info(&self, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
-        // A query comes back in the form that it came in, as the ticket.
-        let (sql, ticket) = match Asked::parse(&descriptor.cmd)? {
-            Asked::Sql(sql) => (sql.clone(), sql.into_bytes()),
+        let asked = Asked::of(&descriptor)?;
+        // What was asked comes back in the form that it came in, as the ticket.
+        let ticket = match &asked {
+            Asked::Sql(sql) => sql.clone().into_bytes().into(),
             Asked::FlightSql(Command::CommandStatementQuery(command)) => {
                 let ticket = TicketStatementQuery { statement_handle: command.query.clone().into() };
-                (command.query, ticket.as_any().encode_to_vec())
+                ticket.as_any().encode_to_vec().into()
             }
-            Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
+            Asked::FlightSql(_) => descriptor.cmd.clone(),
         };
-        let schema = plain_schema(self.queries.schema(&sql).await?.as_ref());
-        let info = FlightInfo::new()
-            .try_with_schema(&schema)
-            .map_err(|error| Status::internal(error.to_string()))?;
-        let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket));
-        Ok(info.with_endpoint(endpoint).with_descriptor(descriptor))
+        flight_info(&*self.schema(asked).await?, ticket, descriptor)
     }
 
     async fn rows(&self, ticket: Ticket) -> Result<Rows<FlightData>, Status> {
-        let sql = match Asked::parse(&ticket.ticket)? {
-            Asked::Sql(sql) => sql,
-            Asked::FlightSql(Command::TicketStatementQuery(ticket)) => text(&ticket.statement_handle)?,
-            Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
+        let statement = match Asked::parse(&ticket.ticket)?.statement()? {
+            Ok(statement) => statement,
+            Err(command) => match metadata::answer(&command, &self.queries).await? {
+                Some(batch) => return Ok(encoded(batch.schema(), stream::once(async { Ok(batch) }))),
+                None => return Err(not_offered(command.type_url())),
+            },
         };
-        let Running { schema, batches } = self.queries.start(&sql).await?;
+        let Running { schema, batches } = self.queries.start(statement).await?;
         let schema = plain_schema(&schema);
         let announced = Arc::clone(&schema);
         let batches = batches.map(move |batch| {
             let batch = batch.map_err(|error: ApiError| FlightError::Tonic(Box::new(error.into())))?;
             plain_batch(&batch, &announced).map_err(FlightError::Arrow)
         });
-        // With the schema given, it is sent also where there is no row.
-        let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
-        Ok(Box::pin(encoded.map_err(Status::from)))
+        Ok(encoded(schema, batches))
     }
+
+    async fn prepare(&self, request: ActionCreatePreparedStatementRequest) -> Result<ActionResult, Status> {
+        if request.transaction_id.is_some() {
+            return Err(not_offered("a transaction"));
+        }
+        let statement = Statement::from(request.query);
+        let handle = prepared::handle(&statement)?;
+        let look = |_: &Session, plan: &LogicalPlan| Ok((Session::schema(plan), Session::parameters(plan)?));
+        let (schema, parameters) = self.queries.planned(statement, look).await?;
+        let result = ActionCreatePreparedStatementResult {
+            prepared_statement_handle: handle,
+            dataset_schema: schema_message(&plain_schema(&schema))?,
+            parameter_schema: schema_message(&parameters)?,
+        };
+        Ok(ActionResult { body: result.as_any().encode_to_vec().into() })
+    }
+
+    /// Binds the parameters of a prepared statement, and gives the handle that has them.
+    async fn bind(&self, uploaded: Streaming<FlightData>) -> Result<PutResult, Status> {
+        let mut uploaded = uploaded.peekable();
+        let descriptor = match std::pin::Pin::new(&mut uploaded).peek().await {
+            Some(Ok(first)) => first.flight_descriptor.clone().unwrap_or_default(),
+            Some(Err(status)) => return Err(status.clone()),
+            None => return Err(Status::invalid_argument("nothing was sent")),
+        };
+        let statement = match Asked::parse(&descriptor.cmd)? {
+            Asked::FlightSql(Command::CommandPreparedStatementQuery(command)) => {
+                prepared::statement(&command.prepared_statement_handle)?
+            }
+            Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
+            Asked::Sql(_) => return Err(not_offered("DoPut of data")),
+        };
+        let data = uploaded.map_err(|status| FlightError::Tonic(Box::new(status)));
+        let batches: Vec<RecordBatch> =
+            FlightRecordBatchStream::new_from_flight_data(data).try_collect().await.map_err(Status::from)?;
+        let mut rows = batches.into_iter().filter(|batch| batch.num_rows() > 0);
+        let (row, more) = (rows.next(), rows.next());
+        if more.is_some() || row.as_ref().is_some_and(|row| row.num_rows() != 1) {
+            return Err(Status::invalid_argument("a query takes one row of parameters"));
+        }
+        let bound = Statement { parameters: row, ..statement };
+        let result =
+            DoPutPreparedStatementResult { prepared_statement_handle: Some(prepared::handle(&bound)?) };
+        Ok(PutResult { app_metadata: result.encode_to_vec().into() })
+    }
+
+    /// The tables that there are, each as what `GetFlightInfo` gives for it.
+    async fn tables(&self) -> Result<Vec<Result<FlightInfo, Status>>, Status> {
+        let listed = self.queries.looked(metadata::listed).await?;
+        let tables = listed.into_iter().flat_map(|(dataset, tables)| {
+            tables.into_iter().map(move |(table, columns)| (dataset.clone(), table, columns))
+        });
+        let info = |(dataset, table, columns): (String, String, SchemaRef)| {
+            let ticket = all_of(&dataset, &table).into_bytes().into();
+            flight_info(&columns, ticket, FlightDescriptor::new_path(vec![dataset, table]))
+        };
+        Ok(tables.map(info).collect())
+    }
+}
+
+fn flight_info(schema: &Schema, ticket: Bytes, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
+    let info = FlightInfo::new().try_with_schema(schema).map_err(internal)?;
+    let endpoint = FlightEndpoint::new().with_ticket(Ticket { ticket });
+    Ok(info.with_endpoint(endpoint).with_descriptor(descriptor))
+}
+
+/// With the schema given, it is sent also where there is no row.
+fn encoded(
+    schema: SchemaRef,
+    batches: impl Stream<Item = Result<RecordBatch, FlightError>> + Send + 'static,
+) -> Rows<FlightData> {
+    let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
+    Box::pin(encoded.map_err(Status::from))
 }
 
 /// A stream of answers.
@@ -154,31 +297,31 @@ impl FlightService for Flight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let sql = match Asked::parse(&request.get_ref().cmd)? {
-            Asked::Sql(sql) => sql,
-            Asked::FlightSql(Command::CommandStatementQuery(command)) => command.query,
-            Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
-        };
-        let schema = plain_schema(self.queries.schema(&sql).await?.as_ref());
+        let schema = self.schema(Asked::of(request.get_ref())?).await?;
         let options = arrow::ipc::writer::IpcWriteOptions::default();
         let encoded = SchemaAsIpc::new(&schema, &options).try_into();
-        encoded
-            .map(Response::new)
-            .map_err(|error: arrow::error::ArrowError| Status::internal(error.to_string()))
+        encoded.map(Response::new).map_err(|error: arrow::error::ArrowError| internal(error))
     }
 
+    /// A login's password is a token, which is given back to be sent with all that follows. Whoever comes here
+    /// was let in.
     async fn handshake(
         &self,
-        _request: Request<Streaming<HandshakeRequest>>,
+        request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        Err(not_offered("Handshake"))
+        let token = token_of(&request.metadata().clone().into_headers()).unwrap_or_else(|| "none".to_owned());
+        let mut response = one(HandshakeResponse { protocol_version: 0, payload: token.clone().into() });
+        let value =
+            format!("Bearer {token}").parse().map_err(|_| Status::internal("the token is no header"))?;
+        response.metadata_mut().insert("authorization", value);
+        Ok(response)
     }
 
     async fn list_flights(
         &self,
         _request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        Err(not_offered("ListFlights"))
+        Ok(Response::new(Box::pin(stream::iter(self.tables().await?))))
     }
 
     async fn poll_flight_info(
@@ -190,9 +333,9 @@ impl FlightService for Flight {
 
     async fn do_put(
         &self,
-        _request: Request<Streaming<FlightData>>,
+        request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        Err(not_offered("DoPut"))
+        self.bind(request.into_inner()).await.map(one)
     }
 
     async fn do_exchange(
@@ -202,14 +345,31 @@ impl FlightService for Flight {
         Err(not_offered("DoExchange"))
     }
 
-    async fn do_action(&self, _request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        Err(not_offered("DoAction"))
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        let Action { r#type, body } = request.into_inner();
+        match r#type.as_str() {
+            CREATE_PREPARED => {
+                let any = Any::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+                let request = any.unpack().map_err(|error| Status::invalid_argument(error.to_string()))?;
+                let request =
+                    request.ok_or_else(|| Status::invalid_argument("the body is of another action"))?;
+                self.prepare(request).await.map(one)
+            }
+            // Nothing was kept of it.
+            CLOSE_PREPARED => Ok(Response::new(Box::pin(stream::empty()))),
+            other => Err(not_offered(other)),
+        }
     }
 
     async fn list_actions(
         &self,
         _request: Request<Empty>,
     ) -> Result<Response<Self::ListActionsStream>, Status> {
-        Err(not_offered("ListActions"))
+        let actions =
+            [(CREATE_PREPARED, "prepares a statement"), (CLOSE_PREPARED, "forgets a prepared statement")];
+        let action = |(name, description): (&str, &str)| {
+            Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() })
+        };
+        Ok(Response::new(Box::pin(stream::iter(actions.map(action)))))
     }
 }
