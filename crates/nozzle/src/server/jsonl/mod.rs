@@ -1,27 +1,22 @@
 //! JSON Lines over HTTP: SQL in the body of a POST, one JSON object a line in the answer, sent as
-//! the rows are made.
+//! the rows are made. Who asks for CSV or Arrow gets that.
 //!
 //! An error before the first byte is an HTTP status with a JSON object. Afterwards the status is
 //! gone: a last line tells the error, and then the connection is broken off, so that no client
 //! takes a cut answer for a whole one.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
 use futures::{Stream, StreamExt, stream};
 use serde_json::json;
 
@@ -31,7 +26,12 @@ use super::{
     error::{ApiError, ErrorCode},
     query::{Batches, Queries, Running},
 };
-use crate::output::{DecimalFormat, json::JsonLines};
+use crate::output::DecimalFormat;
+use form::{Form, Rows};
+use packing::Packing;
+
+mod form;
+mod packing;
 
 /// The largest body that is taken.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -73,22 +73,29 @@ async fn answer(State(queries): State<Arc<Queries>>, request: Request) -> Result
         let error = ApiError::new(ErrorCode::InvalidRequest, message).to_json();
         return Ok((StatusCode::HTTP_VERSION_NOT_SUPPORTED, Json(error)).into_response());
     }
+    let Some(form) = Form::accepted(&parts.headers) else {
+        let message =
+            "rows are sent as application/x-ndjson, text/csv or application/vnd.apache.arrow.stream";
+        let error = ApiError::new(ErrorCode::InvalidRequest, message).to_json();
+        return Ok((StatusCode::NOT_ACCEPTABLE, Json(error)).into_response());
+    };
     let sql = statement(body).await?;
     let decimals = decimal_format(&parts.headers)?;
     let Running { schema, batches } = queries.start(sql.into()).await?;
-    let lines = JsonLines::new(&schema, decimals).map_err(|error| cannot_be_written(&error))?;
+    let rows = Rows::new(form, &schema, decimals).map_err(|error| cannot_be_written(&error))?;
+    let packing = Packing::accepted(&parts.headers)
+        .map_err(|error| ApiError::new(ErrorCode::ExecutionError, error.to_string()))?;
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-    let encoding = Encoding::accepted(&parts.headers);
-    if let Encoding::Gzip(_) = encoding {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
+    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if let Some(name) = packing.name() {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
-    Ok((headers, Body::from_stream(body_of(batches, lines, encoding))).into_response())
+    Ok((headers, Body::from_stream(body_of(batches, rows, packing))).into_response())
 }
 
 fn cannot_be_written(error: &anyhow::Error) -> ApiError {
-    ApiError::new(ErrorCode::InvalidPlan, format!("the answer cannot be written as JSON: {error:#}"))
+    ApiError::new(ErrorCode::InvalidPlan, format!("the answer cannot be written in this form: {error:#}"))
 }
 
 async fn statement(body: Body) -> Result<String, ApiError> {
@@ -113,52 +120,22 @@ fn decimal_format(headers: &HeaderMap) -> Result<DecimalFormat, ApiError> {
     }
 }
 
-/// What the client lets the body be packed with.
-enum Encoding {
-    Plain,
-    Gzip(Box<GzEncoder<Vec<u8>>>),
-}
-
-impl Encoding {
-    fn accepted(headers: &HeaderMap) -> Self {
-        let listed = headers.get_all(header::ACCEPT_ENCODING);
-        let mut choices =
-            listed.iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
-        let takes_gzip = choices.any(|choice| {
-            let (name, quality) = choice.split_once(';').unwrap_or((choice, ""));
-            let quality = quality.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse::<f32>);
-            name.trim().eq_ignore_ascii_case("gzip") && quality.is_ok_and(|quality| quality > 0.0)
-        });
-        if takes_gzip {
-            Self::Gzip(Box::new(GzEncoder::new(vec![], Compression::fast())))
-        } else {
-            Self::Plain
-        }
-    }
-
-    /// Packs bytes so that the client can read all of them now, not only with the next ones.
-    fn pack(&mut self, bytes: Vec<u8>) -> io::Result<Bytes> {
-        match self {
-            Self::Plain => Ok(bytes.into()),
-            Self::Gzip(encoder) => {
-                encoder.write_all(&bytes)?;
-                encoder.flush()?;
-                Ok(std::mem::take(encoder.get_mut()).into())
-            }
-        }
-    }
-
-    fn finish(self) -> io::Result<Bytes> {
-        match self {
-            Self::Plain => Ok(Bytes::new()),
-            Self::Gzip(encoder) => encoder.finish().map(Bytes::from),
-        }
-    }
+/// What a header lists, each with how much it is liked, from 0 to 1. What cannot be read is left out.
+fn qualities(headers: &HeaderMap, name: &HeaderName) -> Vec<(String, f32)> {
+    let listed = headers.get_all(name);
+    let choices = listed.iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
+    let read = |choice: &str| {
+        let mut parts = choice.split(';').map(str::trim);
+        let name = parts.next().filter(|name| !name.is_empty())?.to_owned();
+        let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
+        Some((name, quality.ok()?))
+    };
+    choices.filter_map(read).collect()
 }
 
 /// What is left to send.
 enum Sending {
-    Rows(Batches, Box<JsonLines>, Encoding),
+    Rows(Batches, Box<Rows>, Packing),
     /// The last line has told the error; now the connection is broken off.
     Broken(String),
     Done,
@@ -166,12 +143,14 @@ enum Sending {
 
 fn body_of(
     batches: Batches,
-    lines: JsonLines,
-    encoding: Encoding,
+    mut rows: Rows,
+    mut packing: Packing,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    stream::unfold(Sending::Rows(batches, Box::new(lines), encoding), |sending| async {
+    let first = rows.begin();
+    let first = if first.is_empty() { None } else { Some(packing.pack(first)) };
+    let rest = stream::unfold(Sending::Rows(batches, Box::new(rows), packing), |sending| async {
         match sending {
-            Sending::Rows(batches, lines, encoding) => Some(next_bytes(batches, lines, encoding).await),
+            Sending::Rows(batches, rows, packing) => Some(next_bytes(batches, rows, packing).await),
             Sending::Broken(why) => {
                 // An error at once would take what is not sent yet along, the last line too.
                 tokio::time::sleep(LAST_LINE_TIME).await;
@@ -179,45 +158,30 @@ fn body_of(
             }
             Sending::Done => None,
         }
-    })
+    });
+    stream::iter(first).chain(rest)
 }
 
 async fn next_bytes(
     mut batches: Batches,
-    lines: Box<JsonLines>,
-    mut encoding: Encoding,
+    mut rows: Box<Rows>,
+    mut packing: Packing,
 ) -> (io::Result<Bytes>, Sending) {
-    let batch = match batches.next().await {
-        None => return (encoding.finish(), Sending::Done),
-        Some(batch) => batch,
+    let encoded = match batches.next().await {
+        None => return (ended(*rows, packing), Sending::Done),
+        Some(batch) => batch.and_then(|batch| rows.encode(&batch).map_err(|error| cannot_be_written(&error))),
     };
-    let mut bytes = vec![];
-    let encoded =
-        batch.and_then(|batch| lines.encode(&batch, &mut bytes).map_err(|error| cannot_be_written(&error)));
     match encoded {
-        Ok(()) => (encoding.pack(bytes), Sending::Rows(batches, lines, encoding)),
-        Err(error) => {
+        Ok(bytes) => (packing.pack(bytes), Sending::Rows(batches, rows, packing)),
+        Err(error) if rows.has_lines() => {
             let line = format!("{}\n", json!({ "_nozzle": { "error": error.to_json() } }));
-            (encoding.pack(line.into()), Sending::Broken(error.message))
+            (packing.pack(line.into()), Sending::Broken(error.message))
         }
+        Err(error) => (Ok(Bytes::new()), Sending::Broken(error.message)),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gzip_is_used_where_the_client_takes_it() {
-        let accepts = |value: &'static str| {
-            let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]);
-            matches!(Encoding::accepted(&headers), Encoding::Gzip(_))
-        };
-        for yes in ["gzip", "br, GZIP", "deflate, gzip;q=0.5", "gzip; q=1"] {
-            assert!(accepts(yes), "{yes}");
-        }
-        for no in ["", "br", "gzip;q=0", "identity", "gzip;q=x"] {
-            assert!(!accepts(no), "{no}");
-        }
-    }
+fn ended(mut rows: Rows, mut packing: Packing) -> io::Result<Bytes> {
+    let last = packing.pack(rows.end().map_err(io::Error::other)?)?;
+    Ok([last, packing.finish()?].concat().into())
 }
