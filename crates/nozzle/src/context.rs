@@ -98,9 +98,10 @@ impl Context {
 
     /// The query engine.
     pub fn engine(&self) -> anyhow::Result<Engine> {
-        let limit = self.config.max_mem_mb;
+        let (limit, of_one) = (self.config.max_mem_mb, self.config.query_max_mem_mb);
         let config = EngineConfig {
             max_memory_bytes: (limit > 0).then_some(limit << 20),
+            max_query_memory_bytes: (of_one > 0).then_some(of_one << 20),
             spill_folders: self
                 .config
                 .spill_location

@@ -18,6 +18,7 @@ mod depth;
 pub mod error;
 pub mod footers;
 mod literals;
+mod memory;
 pub mod nearest;
 mod prune;
 pub mod session;

@@ -37,6 +37,7 @@ use crate::{
     clauses, depth,
     error::QueryError,
     literals,
+    memory::Share,
     nearest::suggestion,
     stores::Stores,
     udf,
@@ -47,6 +48,8 @@ use crate::{
 pub struct EngineConfig {
     /// Memory of all queries together, in bytes; `None`: no limit.
     pub max_memory_bytes: Option<usize>,
+    /// Memory of one query, in bytes; `None`: no limit but that of all.
+    pub max_query_memory_bytes: Option<usize>,
     /// Where queries that reach the limit spill; empty: the system's temporary folder.
     pub spill_folders: Vec<PathBuf>,
     /// Memory of cached Parquet footers, in bytes.
@@ -59,6 +62,7 @@ pub struct Engine {
     metadata: Arc<dyn MetadataStore>,
     stores: Arc<Stores>,
     runtime: Arc<RuntimeEnv>,
+    max_query_memory_bytes: Option<usize>,
     config: SessionConfig,
 }
 
@@ -85,7 +89,16 @@ impl Engine {
                 CacheManagerConfig::default().with_metadata_cache_limit(config.footer_cache_bytes),
             )
             .build_arc()?;
-        Ok(Self { metadata, stores, runtime, config: session_config() })
+        let max_query_memory_bytes = config.max_query_memory_bytes;
+        Ok(Self { metadata, stores, runtime, max_query_memory_bytes, config: session_config() })
+    }
+
+    /// What a query shares with the others, with a memory of its own where one has a limit.
+    fn runtime_of_one(&self) -> Result<Arc<RuntimeEnv>, QueryError> {
+        let Some(limit) = self.max_query_memory_bytes else { return Ok(Arc::clone(&self.runtime)) };
+        let share = Share::new(limit, Arc::clone(&self.runtime.memory_pool));
+        let runtime = RuntimeEnvBuilder::from_runtime_env(&self.runtime).with_memory_pool(Arc::new(share));
+        Ok(runtime.build_arc()?)
     }
 
     /// A session that sees the present moment.
@@ -96,7 +109,7 @@ impl Engine {
         catalogs.register_catalog(CATALOG.to_owned(), Arc::clone(&catalog) as Arc<dyn CatalogProvider>);
         let state = SessionStateBuilder::new()
             .with_config(self.config.clone())
-            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_runtime_env(self.runtime_of_one()?)
             .with_catalog_list(Arc::new(catalogs));
         Ok(Session { context: context(state), catalog, snapshot })
     }

@@ -36,6 +36,12 @@ pub struct Config {
     pub dataset_defs_dir: String,
     /// Memory of all queries together in MiB; 0: no limit.
     pub max_mem_mb: usize,
+    /// Memory of one query, in MiB; 0: no limit but that of all.
+    pub query_max_mem_mb: usize,
+    /// How long a query of a server may take; 0: no limit.
+    pub query_timeout_secs: f64,
+    /// How many queries of a server run at a time; 0: no limit.
+    pub max_concurrent_queries: usize,
     /// Folders for spilling; empty: the system's temporary folder.
     pub spill_location: Vec<PathBuf>,
     /// How often a head is asked for while it is waited for.
@@ -206,6 +212,9 @@ impl Default for Config {
             providers_dir: "providers".into(),
             dataset_defs_dir: "datasets".into(),
             max_mem_mb: 0,
+            query_max_mem_mb: 0,
+            query_timeout_secs: 0.0,
+            max_concurrent_queries: 0,
             spill_location: vec![],
             poll_interval_secs: 1.0,
             flight_addr: "127.0.0.1:1602".into(),
@@ -343,6 +352,15 @@ impl Config {
             bail!("writer.segment_flush_interval_secs must be greater than 0 and at most a year");
         }
         self.compaction.check()?;
+        let lock = self.compaction.file_lock_duration_secs;
+        if self.query_timeout_secs != 0.0 && !is_interval(self.query_timeout_secs) {
+            bail!("query_timeout_secs must be 0 for no limit, or greater and at most a year");
+        }
+        if self.query_timeout_secs > lock {
+            bail!(
+                "query_timeout_secs may not be greater than compaction.file_lock_duration_secs, which is {lock}: the files that a query reads could be deleted before its end"
+            );
+        }
         if !self.cache.dir.as_os_str().is_empty() && self.cache.size_mb == 0 {
             bail!("cache.size_mb must be at least 1 where cache.dir is set");
         }
@@ -464,6 +482,8 @@ mod tests {
     #[test]
     fn bad_values_are_refused_by_name() {
         assert!(refusal("max_mem_mb = 'much'").contains("max_mem_mb"));
+        assert!(refusal("query_timeout_secs = -1").contains("query_timeout_secs"));
+        assert!(refusal("query_timeout_secs = 3601").contains("file_lock_duration_secs, which is 3600"));
         assert!(refusal("poll_interval_secs = 0").contains("poll_interval_secs"));
         assert!(refusal("[parquet]\ncompression = 'zip'").contains("zstd"));
         assert!(refusal("data_dir = ").contains("nozzle.toml"));

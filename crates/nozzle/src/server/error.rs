@@ -31,6 +31,8 @@ pub enum ErrorCode {
     SnapshotExpired,
     /// A limit of memory or disk was reached.
     ResourcesExhausted,
+    /// It took longer than a query may.
+    QueryTimeout,
     /// The request itself is malformed.
     InvalidRequest,
     /// The request is larger than is taken.
@@ -52,6 +54,7 @@ impl ErrorCode {
             Self::TableNotFound => "TABLE_NOT_FOUND_ERROR",
             Self::SnapshotExpired => "SNAPSHOT_EXPIRED",
             Self::ResourcesExhausted => "RESOURCES_EXHAUSTED",
+            Self::QueryTimeout => "QUERY_TIMEOUT",
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
             Self::Unauthorized => "UNAUTHORIZED",
@@ -67,6 +70,7 @@ impl ErrorCode {
             Self::TableNotFound => StatusCode::NOT_FOUND,
             Self::SnapshotExpired => StatusCode::GONE,
             Self::ResourcesExhausted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
@@ -79,6 +83,7 @@ impl ErrorCode {
             Self::SqlParseError | Self::InvalidPlan | Self::InvalidRequest => Code::InvalidArgument,
             Self::TableNotFound => Code::NotFound,
             Self::ResourcesExhausted | Self::PayloadTooLarge => Code::ResourceExhausted,
+            Self::QueryTimeout => Code::DeadlineExceeded,
             Self::Unauthorized => Code::Unauthenticated,
             Self::Forbidden => Code::PermissionDenied,
             Self::SnapshotExpired | Self::ExecutionError => Code::Internal,

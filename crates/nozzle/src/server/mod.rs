@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, context::Context};
 use auth::Gate;
-use query::Queries;
+use query::{Limits, Queries};
 
 /// How long connections have to end once the last answer is at its end: its bytes may still be on their way.
 const LAST_BYTES: Duration = Duration::from_secs(5);
@@ -61,7 +61,12 @@ impl Bound {
     pub async fn bind(selection: Selection, context: Arc<Context>, has_worker: bool) -> anyhow::Result<Self> {
         let config: &Config = &context.config;
         let gate = Gate::new(&config.auth)?;
-        let queries = Queries::new(context.engine()?).context("starting the threads for queries")?;
+        let limits = Limits {
+            at_a_time: (config.max_concurrent_queries > 0).then_some(config.max_concurrent_queries),
+            time: (config.query_timeout_secs > 0.0)
+                .then(|| Duration::from_secs_f64(config.query_timeout_secs)),
+        };
+        let queries = Queries::new(context.engine()?, limits).context("starting the threads for queries")?;
         let queries = Arc::new(queries);
         let flight = listen(selection.flight, "flight_addr", &config.flight_addr).await?;
         let jsonl = listen(selection.jsonl, "jsonl_addr", &config.jsonl_addr).await?;

@@ -1,13 +1,14 @@
 //! One query on its way: planned, started, its batches coming.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::{Stream, StreamExt, stream};
 use nozzle_query::{Engine, LogicalPlan, QueryError, Rows, Session};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinError,
+    time::{Instant, timeout_at},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken};
 
@@ -54,19 +55,37 @@ impl Statement {
     }
 }
 
+/// What one query, and all of them, may take.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// How many run at a time; others wait for their turn.
+    pub at_a_time: Option<usize>,
+    /// How long one may take, from when it came to its last row.
+    pub time: Option<Duration>,
+}
+
 /// What answers queries, for all servers of the process.
 #[derive(Debug)]
 pub struct Queries {
     engine: Arc<Engine>,
     threads: QueryThreads,
+    limits: Limits,
+    /// The turns of queries at a time, in the order in which they came; absent without a limit.
+    turns: Option<Arc<Semaphore>>,
     /// The answers that were begun and are not at their end.
     begun: TaskTracker,
 }
 
 impl Queries {
     /// Over an engine, on threads of their own.
-    pub fn new(engine: Engine) -> std::io::Result<Self> {
-        Ok(Self { engine: Arc::new(engine), threads: QueryThreads::start()?, begun: TaskTracker::new() })
+    pub fn new(engine: Engine, limits: Limits) -> std::io::Result<Self> {
+        Ok(Self {
+            engine: Arc::new(engine),
+            threads: QueryThreads::start()?,
+            limits,
+            turns: limits.at_a_time.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
+            begun: TaskTracker::new(),
+        })
     }
 
     /// Waits until every answer that was begun is at its end.
@@ -108,27 +127,32 @@ impl Queries {
     /// Starts a query and waits for its first batch: most errors show by then, and can still be told
     /// as what they are.
     pub async fn start(&self, statement: Statement) -> Result<Running, ApiError> {
-        let engine = Arc::clone(&self.engine);
+        let (engine, turns) = (Arc::clone(&self.engine), self.turns.clone());
+        let deadline = Deadline::of(self.limits.time);
         let (begun, columns) = oneshot::channel();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         // A task of its own: the scan goes on while what it gave is encoded and sent.
         let scan = self.threads.spawn(async move {
-            let (schema, mut rows) = match begin(&engine, &statement).await {
-                Ok(found) => found,
-                Err(error) => return drop(begun.send(Err(ApiError::from(error)))),
+            let _turn = match turns {
+                Some(turns) => turns.acquire_owned().await.ok(),
+                None => None,
             };
-            if begun.send(Ok(schema)).is_err() {
-                return;
+            let (schema, mut rows) = begin(&engine, &statement).await?;
+            if begun.send(schema).is_err() {
+                return Ok(());
             }
             while let Some(batch) = rows.next().await {
-                if sender.send(batch.map_err(|error| QueryError::from(error).into())).await.is_err() {
-                    return;
+                // Who does not read keeps no turn for longer than a query may take.
+                let sent = deadline.keep(sender.send(batch.map_err(QueryError::from)));
+                if sent.await?.is_err() {
+                    return Ok(());
                 }
             }
+            Ok(())
         });
-        let mut coming = Coming { receiver, scan: Some(scan), _begun: self.begun.token() };
-        let schema = match columns.await {
-            Ok(schema) => schema?,
+        let mut coming = Coming { receiver, scan: Some(scan), deadline, _begun: self.begun.token() };
+        let schema = match deadline.keep(columns).await? {
+            Ok(schema) => schema,
             Err(_) => return Err(coming.end().await.err().unwrap_or_else(lost)),
         };
         let first = coming.next().await.transpose()?;
@@ -148,27 +172,55 @@ async fn begin(engine: &Engine, statement: &Statement) -> Result<(SchemaRef, Row
 
 /// The batches of a query, and what makes them.
 struct Coming {
-    receiver: mpsc::Receiver<Result<RecordBatch, ApiError>>,
+    receiver: mpsc::Receiver<Result<RecordBatch, QueryError>>,
     /// Gone once it has ended.
-    scan: Option<AbortOnDropHandle<()>>,
+    scan: Option<AbortOnDropHandle<Result<(), ApiError>>>,
+    deadline: Deadline,
     _begun: TaskTrackerToken,
 }
 
 impl Coming {
     async fn next(&mut self) -> Option<Result<RecordBatch, ApiError>> {
-        match self.receiver.recv().await {
-            Some(batch) => Some(batch),
+        match self.deadline.keep(self.receiver.recv()).await {
+            Ok(Some(batch)) => Some(batch.map_err(ApiError::from)),
             // No more come: because that is all, or because whoever made them is gone.
-            None => self.end().await.err().map(Err),
+            Ok(None) => self.end().await.err().map(Err),
+            Err(late) => {
+                self.scan = None;
+                Some(Err(late))
+            }
         }
     }
 
     /// How the scan has ended.
     async fn end(&mut self) -> Result<(), ApiError> {
         match self.scan.take() {
-            Some(scan) => scan.await.map_err(defect),
+            Some(scan) => scan.await.map_err(defect)?,
             None => Ok(()),
         }
+    }
+}
+
+/// When a query must be at its end.
+#[derive(Debug, Clone, Copy)]
+struct Deadline(Option<(Instant, Duration)>);
+
+impl Deadline {
+    fn of(time: Option<Duration>) -> Self {
+        Self(time.and_then(|time| Some((Instant::now().checked_add(time)?, time))))
+    }
+
+    /// What comes before the deadline.
+    async fn keep<T>(self, coming: impl Future<Output = T>) -> Result<T, ApiError> {
+        let Some((end, time)) = self.0 else { return Ok(coming.await) };
+        let late = |_| {
+            let seconds = time.as_secs_f64();
+            let message = format!(
+                "the query took longer than the {seconds} s that this server gives one (query_timeout_secs)"
+            );
+            ApiError::new(ErrorCode::QueryTimeout, message)
+        };
+        timeout_at(end, coming).await.map_err(late)
     }
 }
 
@@ -201,8 +253,8 @@ mod tests {
             sender.send(Ok(empty)).await.ok();
             panic!("an overflow");
         });
-        let mut coming =
-            Coming { receiver, scan: Some(AbortOnDropHandle::new(scan)), _begun: tracker.token() };
+        let scan = Some(AbortOnDropHandle::new(scan));
+        let mut coming = Coming { receiver, scan, deadline: Deadline::of(None), _begun: tracker.token() };
         assert!(coming.next().await.is_some_and(|batch| batch.is_ok()));
         let error = coming.next().await.expect("an item").expect_err("a panic");
         assert!(error.message.contains("an overflow"), "{error:?}");
