@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod evm;
 mod function;
+mod sum;
 mod text;
 mod u256;
 
@@ -35,5 +36,6 @@ pub(crate) fn register(context: &SessionContext) {
         udf::<text::ToBinary>(),
     ];
     scalar.into_iter().for_each(|function| context.register_udf((*function).clone()));
+    context.register_udaf(sum::checked());
     aggregate::all().into_iter().for_each(|function| context.register_udaf((*function).clone()));
 }

@@ -131,6 +131,13 @@ async fn functions_answer_as_their_page_says() {
 #[tokio::test]
 async fn aggregates_are_exact_and_do_not_depend_on_the_order() {
     let most = U256::MAX;
+    // The bits would hold the sum, the digits do not.
+    let digits = |group: &str| {
+        format!(
+            "SELECT sum(x) FROM (SELECT CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) x \
+             UNION ALL SELECT 1) t(x) {group}"
+        )
+    };
     let cases = [
         (format!("SELECT sum_u256(x) FROM (VALUES ('{most}'), ('-1'), ('1')) t(x)"), most.to_string()),
         (
@@ -144,6 +151,17 @@ async fn aggregates_are_exact_and_do_not_depend_on_the_order() {
         ("SELECT sum_u256(x) FROM (VALUES (1), (NULL), (2)) t(x)".into(), "3".into()),
         ("SELECT sum_u256(x) FROM (VALUES (NULL), (NULL)) t(x)".into(), "null".into()),
         ("SELECT sum_u256(1, 2)".into(), "error: one argument".into()),
+        ("SELECT sum(x) FROM (VALUES (9223372036854775807), (1)) t(x)".into(), "error: does not fit into Int64".into()),
+        ("SELECT sum(x) FROM (VALUES (9223372036854775807), (1)) t(x) GROUP BY 1 = 1".into(), "error: does not fit into Int64".into()),
+        ("SELECT max(s) FROM (SELECT sum(x) OVER () s FROM (VALUES (9223372036854775807), (1)) t(x))".into(), "error: does not fit into Int64".into()),
+        ("SELECT sum(x) FROM (VALUES (1), (NULL), (2)) t(x)".into(), "3".into()),
+        ("SELECT sum(x) FROM (SELECT 1 x WHERE false)".into(), "null".into()),
+        ("SELECT sum(DISTINCT x) FROM (VALUES (1), (1), (2)) t(x)".into(), "3".into()),
+        ("SELECT sum(x) FROM (VALUES (1.5), (2)) t(x)".into(), "3.5".into()),
+        ("SELECT sum(x) FILTER (WHERE x > 1) FROM (VALUES (1), (5)) t(x) GROUP BY true".into(), "5".into()),
+        (digits(""), "error: does not fit into Decimal128".into()),
+        (digits("GROUP BY true"), "error: does not fit into Decimal128".into()),
+        ("SELECT max(s) FROM (SELECT sum(x) OVER (ORDER BY x ROWS 1 PRECEDING) s FROM (VALUES (1), (2), (4)) t(x))".into(), "6".into()),
         (
             "SELECT a = b FROM (SELECT attestation_hash(x, y) a FROM (VALUES (1, 'a'), (2, NULL)) t(x, y)), \
              (SELECT attestation_hash(x, y) b FROM (VALUES (2, NULL), (1, 'a')) t(x, y))"
