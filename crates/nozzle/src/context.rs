@@ -118,13 +118,17 @@ impl Context {
         if let Some(dataset) = self.metadata.dataset(reference).await? {
             return Ok(dataset);
         }
-        let known: Vec<String> = self.metadata.datasets().await?.iter().map(|d| d.name.to_string()).collect();
+        let datasets = self.metadata.datasets().await?;
+        let known: Vec<String> = datasets.iter().map(|dataset| dataset.name.to_string()).collect();
         let name = reference.name.as_str();
         if known.iter().any(|known| known == name) {
-            bail!("the dataset `{name}` has no version {}", reference.version.unwrap_or_default());
+            let of_it = datasets.iter().filter(|dataset| dataset.name == reference.name);
+            let versions: Vec<String> = of_it.map(|dataset| dataset.version.to_string()).collect();
+            let missing = reference.version.unwrap_or_default();
+            bail!("the dataset `{name}` has no version {missing}, only {}", versions.join(", "));
         }
         bail!(
-            "there is no dataset `{name}`{} Put its manifest into {}, or give --rpc-url",
+            "there is no dataset `{name}`{} `nozzle dump` makes it: with its manifest in {}, or with --rpc-url",
             Some(suggestion(name, known.iter().map(String::as_str)))
                 .filter(|s| !s.is_empty())
                 .unwrap_or(".".into()),

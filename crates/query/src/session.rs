@@ -186,10 +186,15 @@ impl Session {
     /// Runs a plan; rows come as they are made.
     pub async fn execute(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream, QueryError> {
         let started = async { self.context.execute_logical_plan(plan).await?.execute_stream().await };
-        started.await.map_err(|error: DataFusionError| match QueryError::from(error) {
-            // No row was read yet: what goes wrong here is the query's own, such as a constant that cannot be cast.
-            QueryError::Execution(why) => QueryError::Plan(why),
-            error => error,
+        started.await.map_err(|error: DataFusionError| {
+            // No row was read yet: what is computed here are the query's own constants. A store or a database
+            // that fails is another thing.
+            let is_own =
+                matches!(error.find_root(), DataFusionError::ArrowError(..) | DataFusionError::Execution(_));
+            match QueryError::from(error) {
+                QueryError::Execution(why) if is_own => QueryError::Plan(why),
+                error => error,
+            }
         })
     }
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::{Stream, TryStreamExt};
 use nozzle_query::{QueryError, Session};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::QueryArgs,
@@ -87,7 +88,17 @@ async fn to_file(
     let file = if is_special { File::options().write(true).open(path) } else { File::create_new(&partial) };
     let mut out = BufWriter::new(file.with_context(context)?);
     let options = Options { table_rows: usize::MAX, ..Options::default() };
-    let written = match output::write(format, schema, rows, &mut out, options).await {
+    let writing = output::write(format, schema, rows, &mut out, options);
+    let written = tokio::select! {
+        written = writing => written,
+        number = told_to_end() => {
+            if !is_special {
+                std::fs::remove_file(&partial).ok();
+            }
+            std::process::exit(128 + number?);
+        }
+    };
+    let written = match written {
         Ok(written) => out.flush().map(|()| written).with_context(context),
         Err(error) => Err(error),
     };
@@ -100,6 +111,16 @@ async fn to_file(
     }
     std::fs::rename(&partial, path).with_context(context)?;
     written
+}
+
+/// Waits for SIGINT or SIGTERM, and gives its number.
+async fn told_to_end() -> anyhow::Result<i32> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(tokio::select! {
+        _ = interrupt.recv() => SignalKind::interrupt(),
+        _ = terminate.recv() => SignalKind::terminate(),
+    }
+    .as_raw_value())
 }
 
 fn partial_name(path: &Path) -> anyhow::Result<PathBuf> {

@@ -495,3 +495,28 @@ fn a_switch_in_the_environment_is_true_or_false() {
         assert_eq!(run(fine).code, Some(1), "{fine}");
     }
 }
+
+#[test]
+fn a_query_that_is_interrupted_leaves_no_half_of_a_file() {
+    let place = Place::configured(Db::Sqlite, "");
+    let node = node(5, 0);
+    place.define("eth", "chain-1337", node.url());
+    place.ok(&["dump", "--dataset", "eth"]);
+    let sql = "SELECT value FROM generate_series(1, 1000000000)";
+    let partial = || {
+        let names = std::fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().contains("out.csv")).count()
+    };
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut query = place.start(&["query", sql, "-o", "out.csv"]);
+        let begun = std::time::Instant::now();
+        while partial() == 0 {
+            assert!(begun.elapsed().as_secs() < 60, "nothing was written");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // Its watch begins with the first rows.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        query.signal(signal);
+        assert_eq!((query.wait().code, partial()), (Some(code), 0));
+    }
+}
