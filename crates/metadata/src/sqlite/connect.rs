@@ -25,6 +25,9 @@ use crate::{
     schema,
 };
 
+/// What helps where a database cannot be made.
+const TO_DO: &str = "give this user the right to write there, run in another folder, or set metadata_db.url";
+
 /// How long a statement waits for another process's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -146,7 +149,7 @@ impl DatabaseFile {
         };
         fs::create_dir_all(folder).or_else(|error| {
             refused(format!(
-                "the folder {} of the metadata database cannot be made: {error}",
+                "the folder {} of the metadata database cannot be made: {error}; {TO_DO}",
                 folder.display()
             ))
         })
@@ -159,7 +162,7 @@ impl DatabaseFile {
         let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path());
         match made {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                refused(format!("the metadata database {} cannot be made: {error}", self.name))
+                refused(format!("the metadata database {} cannot be made: {error}; {TO_DO}", self.name))
             }
             _ => Ok(()),
         }
@@ -174,7 +177,10 @@ impl DatabaseFile {
         let options = self.options.clone().create_if_missing(true);
         let mut connection = match options.connect().await {
             Err(error) if is_new => {
-                return refused(format!("the metadata database {} cannot be made: {error}", self.name));
+                return refused(format!(
+                    "the metadata database {} cannot be made: {error}; {TO_DO}",
+                    self.name
+                ));
             }
             connected => connected?,
         };

@@ -264,6 +264,13 @@ fn a_place_that_cannot_be_written() {
     assert_fails(&place.run(&["dump", "--dataset", "eth", "--location", "s3://bucket/x"]), &["s3://"]);
     assert_eq!(std::fs::read_to_string(place.path("a-file")).unwrap(), "not a folder");
     place.ok(&["dump", "--dataset", "eth"]);
+    // Here nothing can be made at all.
+    let output = Command::new(env!("CARGO_BIN_EXE_nozzle"))
+        .args(["dump", "--rpc-url", node.url()])
+        .current_dir("/proc")
+        .output()
+        .unwrap();
+    assert_fails(&Said::of(output), &["/proc/.nozzle", "cannot be made", "metadata_db.url"]);
 }
 
 #[test]
