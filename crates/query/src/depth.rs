@@ -13,28 +13,40 @@ use crate::error::QueryError;
 /// have none, and may be as long as they like.
 const MAX_STRUCTURE: usize = 6_000;
 
-/// Brackets within brackets.
+/// Brackets within brackets, those in texts too: some functions read types from a text.
 const MAX_NESTING: usize = 200;
 
 /// Refuses a statement that could be deeper than the stack of the threads for queries is for.
 pub(crate) fn check(sql: &str) -> Result<(), QueryError> {
-    // What is no text of SQL the parser says better.
-    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
-    let (mut structure, mut nesting, mut deepest) = (0_usize, 0_usize, 0);
-    for token in &tokens {
-        match token {
-            Token::LParen | Token::LBracket | Token::LBrace => nesting += 1,
-            Token::RParen | Token::RBracket | Token::RBrace => nesting = nesting.saturating_sub(1),
-            Token::Whitespace(_)
-            | Token::Comma
-            | Token::Period
-            | Token::Number(..)
-            | Token::SingleQuotedString(_)
-            | Token::HexStringLiteral(_) => {}
-            _ => structure += 1,
+    let (mut nesting, mut deepest) = (0_usize, 0);
+    for byte in sql.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => nesting += 1,
+            b')' | b']' | b'}' => nesting = nesting.saturating_sub(1),
+            _ => {}
         }
         deepest = deepest.max(nesting);
     }
+    // What is no text of SQL the parser says better.
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
+    let is_flat = |token: &&Token| {
+        matches!(
+            token,
+            Token::LParen
+                | Token::LBracket
+                | Token::LBrace
+                | Token::RParen
+                | Token::RBracket
+                | Token::RBrace
+                | Token::Whitespace(_)
+                | Token::Comma
+                | Token::Period
+                | Token::Number(..)
+                | Token::SingleQuotedString(_)
+                | Token::HexStringLiteral(_)
+        )
+    };
+    let structure = tokens.iter().filter(|token| !is_flat(token)).count();
     let refuse = |what: &str, most: usize| {
         let advice = "write a long list of alternatives with IN";
         Err(QueryError::Plan(format!("the statement has more than {most} {what}; {advice}")))
@@ -105,6 +117,7 @@ mod tests {
             format!("SELECT 1{}", "+1".repeat(6_001)),
             format!("{}SELECT 1", "EXPLAIN ".repeat(6_001)),
             format!("SELECT {}1{}", "(".repeat(201), ")".repeat(201)),
+            format!("SELECT arrow_cast(NULL, '{}Int8{}')", "List(".repeat(201), ")".repeat(201)),
         ] {
             assert!(matches!(check(&deep), Err(QueryError::Plan(_))), "{:.40}", deep);
         }

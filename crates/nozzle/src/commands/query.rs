@@ -90,13 +90,15 @@ async fn to_file(
     let options = Options { table_rows: usize::MAX, ..Options::default() };
     let writing = output::write(format, schema, rows, &mut out, options);
     let written = tokio::select! {
-        written = writing => written,
+        // Watched for before the first row is written.
+        biased;
         number = told_to_end() => {
             if !is_special {
                 std::fs::remove_file(&partial).ok();
             }
             std::process::exit(128 + number?);
         }
+        written = writing => written,
     };
     let written = match written {
         Ok(written) => out.flush().map(|()| written).with_context(context),

@@ -118,8 +118,7 @@ impl Bound {
         // A connection on which nothing was begun, or half a request, is nothing to wait for.
         let answered = async {
             stop.cancelled().await;
-            self.queries.all_answered().await;
-            tokio::time::sleep(LAST_BYTES).await;
+            self.queries.all_answered(LAST_BYTES).await;
         };
         tokio::select! {
             ended = all_ended => ended,

@@ -88,10 +88,16 @@ impl Queries {
         })
     }
 
-    /// Waits until every answer that was begun is at its end.
-    pub async fn all_answered(&self) {
+    /// Waits until every answer that was begun is at its end, and none was begun for a while since.
+    pub async fn all_answered(&self, since: Duration) {
         self.begun.close();
-        self.begun.wait().await;
+        loop {
+            self.begun.wait().await;
+            tokio::time::sleep(since).await;
+            if self.begun.is_empty() {
+                return;
+            }
+        }
     }
 
     /// Looks at what there is, beside the queries.

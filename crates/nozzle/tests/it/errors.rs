@@ -479,13 +479,18 @@ fn who_follows_waits_for_a_node_that_is_away_from_the_start() {
     place.define("eth", "chain-1337", node.url());
     place.ok(&["dump", "--dataset", "eth"]);
     drop(node);
-    let mut follower = place.start(&["dump", "--dataset", "eth", "--follow"]);
-    // Longer than the source by itself asks again.
-    std::thread::sleep(std::time::Duration::from_secs(14));
-    assert!(follower.is_running(), "it has given up: {}", follower.wait().stderr);
+    let log = place.path("log");
+    let mut follower = place.start_with_log(&["dump", "--dataset", "eth", "--follow"], &log);
+    let begun = std::time::Instant::now();
+    let said = || std::fs::read_to_string(&log).unwrap();
+    // It says so once the source by itself has given up.
+    while !said().contains("trying again in") {
+        assert!(follower.is_running(), "it has given up: {}", said());
+        assert!(begun.elapsed().as_secs() < 60, "{}", said());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     follower.signal("INT");
-    let said = follower.wait();
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(follower.wait().code, Some(0), "{}", said());
 }
 
 #[test]
@@ -511,19 +516,19 @@ fn a_query_that_is_interrupted_leaves_no_half_of_a_file() {
     place.ok(&["dump", "--dataset", "eth"]);
     let sql = "SELECT value FROM generate_series(1, 1000000000)";
     let partial = || {
-        let names = std::fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name());
-        names.filter(|name| name.to_string_lossy().contains("out.csv")).count()
+        let entries = std::fs::read_dir(place.path("")).unwrap().map(Result::unwrap);
+        let own = entries.filter(|entry| entry.file_name().to_string_lossy().contains("out.csv"));
+        own.map(|entry| entry.metadata().map_or(0, |metadata| metadata.len())).collect::<Vec<_>>()
     };
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let mut query = place.start(&["query", sql, "-o", "out.csv"]);
         let begun = std::time::Instant::now();
-        while partial() == 0 {
+        // With rows in it, it is also watched.
+        while partial().iter().sum::<u64>() < 1 << 20 {
             assert!(begun.elapsed().as_secs() < 60, "nothing was written");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        // Its watch begins with the first rows.
-        std::thread::sleep(std::time::Duration::from_millis(500));
         query.signal(signal);
-        assert_eq!((query.wait().code, partial()), (Some(code), 0));
+        assert_eq!((query.wait().code, partial()), (Some(code), vec![]));
     }
 }

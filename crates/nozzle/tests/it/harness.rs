@@ -147,6 +147,13 @@ impl Place {
         Running { child: Some(child) }
     }
 
+    /// As [`Self::start`], with what it says on the standard error in a file.
+    pub fn start_with_log(&self, args: &[&str], log: &Path) -> Running {
+        let log = std::fs::File::create(log).unwrap();
+        let child = self.command(args).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        Running { child: Some(child) }
+    }
+
     /// The rows of a query, as the JSON objects that it prints.
     pub fn query(&self, sql: &str) -> Vec<Value> {
         let said = self.ok(&["query", sql, "--format", "jsonl"]);

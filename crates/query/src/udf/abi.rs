@@ -81,6 +81,28 @@ impl Type {
         }
     }
 
+    /// How many lists and tuples lie within each other.
+    fn depth(&self) -> usize {
+        match self {
+            Self::List(item) | Self::FixedList(item, _) => item.depth() + 1,
+            Self::Tuple(fields) => fields.iter().map(|field| field.ty.depth()).max().unwrap_or(0) + 1,
+            _ => 0,
+        }
+    }
+
+    /// How many values a column has room for in each row.
+    fn fixed_items(&self) -> usize {
+        match self {
+            Self::FixedList(item, count) => item.fixed_items().saturating_mul(*count),
+            Self::Tuple(fields) => {
+                fields.iter().map(|field| field.ty.fixed_items()).fold(0, usize::saturating_add)
+            }
+            // Of a list only the items that are there.
+            Self::List(item) => item.fixed_items().min(1),
+            _ => 1,
+        }
+    }
+
     /// The bytes that a value takes among its neighbours: of a dynamic one only an offset.
     pub fn head_bytes(&self) -> usize {
         match self {
@@ -242,8 +264,12 @@ struct Parameter {
     is_indexed: bool,
 }
 
-/// Tuples within tuples at most.
+/// Lists and tuples within each other at most.
 const MAX_DEPTH: usize = 16;
+
+/// Items of lists of a fixed length in one value at most, those of lists within lists multiplied: a column has
+/// room for all of them also where a row has no value.
+const MAX_FIXED_ITEMS: usize = 256;
 
 /// Reads a text word by word: names, and brackets and commas by themselves.
 struct Reader<'a> {
@@ -331,7 +357,7 @@ impl<'a> Reader<'a> {
     fn ty(&mut self, depth: usize) -> Result<Type, String> {
         let text = self.text;
         if depth > MAX_DEPTH {
-            return Err(format!("`{text}` has more than {MAX_DEPTH} tuples within tuples"));
+            return Err(format!("`{text}` has more than {MAX_DEPTH} lists and tuples within each other"));
         }
         self.takes("tuple");
         let mut ty = if self.takes("(") {
@@ -345,11 +371,21 @@ impl<'a> Reader<'a> {
                 None => Type::List(Arc::new(ty)),
                 // One of no items would take no room, so that any number of them fits into nothing.
                 Some(length) => match length.parse() {
-                    Ok(length @ 1..=65_536) => Type::FixedList(Arc::new(ty), length),
-                    _ => return Err(format!("`{text}` has a list that is not one of 1 to 65536 items")),
+                    Ok(length @ 1..=MAX_FIXED_ITEMS) => Type::FixedList(Arc::new(ty), length),
+                    _ => {
+                        return Err(format!(
+                            "`{text}` has a list that is not one of 1 to {MAX_FIXED_ITEMS} items"
+                        ));
+                    }
                 },
             };
             self.expect("]")?;
+            if ty.depth() > MAX_DEPTH {
+                return Err(format!("`{text}` has more than {MAX_DEPTH} lists and tuples within each other"));
+            }
+            if ty.fixed_items() > MAX_FIXED_ITEMS {
+                return Err(format!("`{text}` has lists of more than {MAX_FIXED_ITEMS} items in all"));
+            }
         }
         Ok(ty)
     }
@@ -484,5 +520,12 @@ mod tests {
         }
         let deep = format!("f({}uint8{})", "(".repeat(40), ")".repeat(40));
         assert!(FunctionSignature::parse(&deep).is_err());
+        let (many, wide) = ("[]".repeat(300_000), "[256]".repeat(4));
+        assert!(
+            Type::parse(&format!("uint8{many}")).is_err() && Type::parse(&format!("uint8{wide}")).is_err()
+        );
+        assert!(
+            Type::parse("(uint8[100] a,bool[157] b)[2]").is_err() && Type::parse("uint8[16][16]").is_ok()
+        );
     }
 }

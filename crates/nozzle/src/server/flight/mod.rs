@@ -3,7 +3,7 @@
 //! A ticket is SQL text, or a message of Flight SQL. Either way it is text that is parsed and checked in full
 //! when it comes back: bytes from a client are never taken for a plan. The server keeps nothing between calls.
 
-use std::{pin::Pin, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use anyhow::Context as _;
 use arrow::{
@@ -24,7 +24,7 @@ use arrow_flight::{
     },
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use nozzle_query::{LogicalPlan, Session};
 use prost::Message;
 use tokio::net::TcpListener;
@@ -230,8 +230,11 @@ impl Flight {
             Asked::Sql(_) => return Err(not_offered("DoPut of data")),
         };
         let data = uploaded.map_err(|status| FlightError::Tonic(Box::new(status)));
-        let batches: Vec<RecordBatch> =
-            FlightRecordBatchStream::new_from_flight_data(data).try_collect().await.map_err(Status::from)?;
+        let reading = FlightRecordBatchStream::new_from_flight_data(data).try_collect();
+        // The library panics at types that it does not know.
+        let read = AssertUnwindSafe(reading).catch_unwind().await;
+        let unknown = |_| Status::invalid_argument("the parameters are of a type that is not known");
+        let batches: Vec<RecordBatch> = read.map_err(unknown)?.map_err(Status::from)?;
         let mut rows = batches.into_iter().filter(|batch| batch.num_rows() > 0);
         let (row, more) = (rows.next(), rows.next());
         if more.is_some() || row.as_ref().is_some_and(|row| row.num_rows() != 1) {

@@ -2,9 +2,12 @@
 //! bound, its parameters. So it holds on any server behind the same address, and what comes back is parsed and
 //! checked in full as any other text.
 
+use std::panic::catch_unwind;
+
 use arrow::{
     array::RecordBatch,
-    ipc::{reader::StreamReader, writer::StreamWriter},
+    buffer::Buffer,
+    ipc::{reader::StreamDecoder, writer::StreamWriter},
 };
 use bytes::Bytes;
 use tonic::Status;
@@ -35,14 +38,18 @@ pub(super) fn statement(handle: &[u8]) -> Result<Statement, Status> {
     let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| bad())?;
     let (sql, parameters) = rest.split_at_checked(length).ok_or_else(bad)?;
     let sql = std::str::from_utf8(sql).map_err(|_| bad())?.to_owned();
-    let parameters = if parameters.is_empty() { None } else { Some(row(parameters).ok_or_else(bad)?) };
+    // The library panics at types that it does not know.
+    let read = || catch_unwind(|| row(parameters)).ok().flatten().ok_or_else(bad);
+    let parameters = if parameters.is_empty() { None } else { Some(read()?) };
     Ok(Statement { sql, parameters })
 }
 
 fn row(stream: &[u8]) -> Option<RecordBatch> {
-    let mut batches = StreamReader::try_new(stream, None).ok()?;
-    let row = batches.next()?.ok()?;
-    (batches.next().is_none() && row.num_rows() == 1).then_some(row)
+    // Unlike a reader it makes no room for what is only announced: these bytes are a client's.
+    let (mut decoder, mut rest) = (StreamDecoder::new(), Buffer::from(stream));
+    let row = decoder.decode(&mut rest).ok()??;
+    let more = decoder.decode(&mut rest).ok()?;
+    (more.is_none() && row.num_rows() == 1 && decoder.finish().is_ok()).then_some(row)
 }
 
 #[cfg(test)]
@@ -70,5 +77,11 @@ mod tests {
         assert!(statement(&[]).is_err() && statement(&[0, 0, 1, 0, b'x']).is_err());
         assert!(statement(&[0, 0, 0, 1, 0xff]).is_err());
         (12..whole.len()).for_each(|end| drop(statement(&whole[..end])));
+        // Lengths that nothing has room for.
+        for place in 12..whole.len() {
+            let mut damaged = whole.to_vec();
+            damaged[place] ^= 0x7f;
+            drop(statement(&damaged));
+        }
     }
 }
