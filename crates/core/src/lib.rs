@@ -11,6 +11,7 @@
 //! ```
 
 pub mod block;
+pub mod call;
 pub mod chain;
 pub mod dataset;
 pub mod layout;
@@ -21,6 +22,7 @@ pub mod schema;
 pub mod segment;
 
 pub use block::{BlockHash, BlockId, BlockNum};
+pub use call::{CallBlock, CallOutcome, ContractCall};
 pub use dataset::DatasetKind;
 pub use name::{DatasetName, DatasetRef, DatasetVersion, Network, ProviderName, TableName};
 pub use range::BlockRange;

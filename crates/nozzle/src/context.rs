@@ -8,7 +8,7 @@ use nozzle_dump::{DumpOptions, EndBlock, ParquetOptions, job::CutPolicy};
 use nozzle_metadata::{Dataset, MetadataConfig, MetadataStore};
 use nozzle_query::{Engine, EngineConfig, Stores, nearest::suggestion};
 
-use crate::{config::Config, folder::Folder, stores};
+use crate::{calls::Nodes, config::Config, folder::Folder, stores, throttles::Throttles};
 
 /// What the unfinished row groups of a command hold at most, all of its jobs together.
 pub const WRITER_MEMORY_BYTES: usize = 256 << 20;
@@ -25,6 +25,8 @@ pub struct Context {
     pub metadata: Arc<dyn MetadataStore>,
     /// The object stores.
     pub stores: Arc<Stores>,
+    /// What keeps all that asks a provider to its limits.
+    pub throttles: Arc<Throttles>,
 }
 
 impl Context {
@@ -32,7 +34,8 @@ impl Context {
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let metadata = nozzle_metadata::open(&metadata_config(&config)).await?;
         let cache = config.read_cache()?;
-        Ok(Self { config, metadata, stores: stores::stores(cache, stores::PATIENCE) })
+        let stores = stores::stores(cache, stores::PATIENCE);
+        Ok(Self { config, metadata, stores, throttles: Arc::default() })
     }
 
     /// Opens what a command that only reads needs: where nothing was extracted yet, it says so
@@ -110,7 +113,9 @@ impl Context {
                 .collect(),
             footer_cache_bytes: self.config.parquet.cache_size_mb << 20,
         };
-        Ok(Engine::new(Arc::clone(&self.metadata), Arc::clone(&self.stores), &config)?)
+        let nodes = Nodes::new(Arc::clone(&self.metadata), Arc::clone(&self.throttles));
+        let engine = Engine::new(Arc::clone(&self.metadata), Arc::clone(&self.stores), &config)?;
+        Ok(engine.with_caller(Arc::new(nodes)))
     }
 
     /// A registered dataset; the error names the nearest one that exists.

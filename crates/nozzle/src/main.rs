@@ -3,6 +3,7 @@
 //! `cli` says what can be typed, `commands` what happens then. This file turns the outcome into an
 //! exit code: 0, 1 for a failure, 2 for wrong arguments, 128 + the signal where one ended the work.
 
+mod calls;
 mod cli;
 mod commands;
 mod config;

@@ -12,7 +12,7 @@ use futures::{
 use nozzle_core::{
     BlockId, BlockNum, BlockRange, DatasetKind, Network, TableDef, manifest::RawManifest, manifest::Verify,
 };
-use nozzle_metadata::Provider;
+use nozzle_metadata::{MetadataStore, Provider};
 use nozzle_sources::{
     BlockRows, BlockSource, Head, SharedSource, SourceError,
     evm::tables,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Where a dataset's blocks come from, as a command names it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Endpoint {
     /// The name for messages.
     pub name: String,
@@ -46,10 +46,18 @@ impl Endpoint {
         Self { name: "--rpc-url".into(), keys, throttle: None }
     }
 
+    /// The providers for a network, in the order in which they are tried; maybe none.
+    pub async fn of_network(network: &Network, metadata: &dyn MetadataStore) -> anyhow::Result<Vec<Self>> {
+        let found = providers::find(metadata, DatasetKind::EvmRpc, network).await?;
+        let endpoint = |provider: &Provider| {
+            Ok(Self { name: provider.name.to_string(), keys: providers::evm_rpc(provider)?, throttle: None })
+        };
+        found.iter().map(endpoint).collect()
+    }
+
     /// The providers for the manifest's network, in the order in which they are tried; at least one.
     pub async fn of_manifest(manifest: &RawManifest, context: &Context) -> anyhow::Result<Vec<Self>> {
-        let found =
-            providers::find(context.metadata.as_ref(), DatasetKind::EvmRpc, &manifest.network).await?;
+        let found = Self::of_network(&manifest.network, context.metadata.as_ref()).await?;
         if found.is_empty() {
             bail!(
                 "there is no evm-rpc provider for the network `{}`: put a file with kind, network and url into {}, or give --rpc-url",
@@ -57,10 +65,12 @@ impl Endpoint {
                 context.config.path(&context.config.providers_dir).display()
             );
         }
-        let endpoint = |provider: &Provider| {
-            Ok(Self { name: provider.name.to_string(), keys: providers::evm_rpc(provider)?, throttle: None })
-        };
-        found.iter().map(endpoint).collect()
+        Ok(found)
+    }
+
+    /// Whether it is the endpoint that another one was.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.name, &self.keys) == (&other.name, &other.keys)
     }
 
     fn config(&self) -> anyhow::Result<EvmRpcConfig> {
@@ -118,7 +128,7 @@ pub fn open(
 /// A node that is asked for its chain's id once, before anything else, and refused where that is
 /// not the network's.
 #[derive(Debug, Clone)]
-struct OnNetwork {
+pub struct OnNetwork {
     provider: String,
     network: Network,
     node: Arc<EvmRpc>,
@@ -131,8 +141,14 @@ impl OnNetwork {
         Self { provider, network, node: Arc::new(node), chain_id: Arc::default() }
     }
 
+    /// The node of an endpoint, for questions that are not about blocks. Nothing is sent yet.
+    pub fn of(endpoint: &Endpoint, network: &Network) -> anyhow::Result<Self> {
+        let node = EvmRpc::connect(endpoint.config()?, vec![], Verify::None)?;
+        Ok(Self::new(endpoint.name.clone(), network.clone(), node))
+    }
+
     /// The node, if it is one of the network.
-    async fn checked(&self) -> Result<&EvmRpc, SourceError> {
+    pub async fn checked(&self) -> Result<&EvmRpc, SourceError> {
         let found = *self.chain_id.get_or_try_init(|| self.node.chain_id()).await?;
         match other_chain(&self.network, found) {
             Some(why) => Err(SourceError::OtherChain { provider: self.provider.clone(), why }),

@@ -215,7 +215,7 @@ impl Upkeep {
 
 /// Deletes what nobody can need any more.
 pub async fn collect(context: &Context, stop: &CancellationToken) -> anyhow::Result<Collected> {
-    let Context { config, metadata, stores } = context;
+    let Context { config, metadata, stores, .. } = context;
     let grace = Duration::from_secs_f64(config.compaction.file_lock_duration_secs);
     let collected = collect::all(metadata, stores, grace, stop).await?;
     if collected != Collected::default() {

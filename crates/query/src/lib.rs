@@ -12,6 +12,7 @@
 
 pub mod bounds;
 pub mod cache;
+pub mod calls;
 pub mod catalog;
 mod clauses;
 mod depth;
@@ -20,6 +21,7 @@ pub mod footers;
 mod literals;
 mod memory;
 pub mod nearest;
+mod pauses;
 mod prune;
 pub mod session;
 pub mod stores;
@@ -27,6 +29,7 @@ pub mod table;
 mod udf;
 
 pub use cache::ReadCache;
+pub use calls::ContractCaller;
 pub use datafusion::{execution::SendableRecordBatchStream as Rows, logical_expr::LogicalPlan};
 pub use error::QueryError;
 pub use session::{Engine, EngineConfig, Session};

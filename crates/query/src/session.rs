@@ -24,21 +24,23 @@ use datafusion::{
         memory_pool::{FairSpillPool, MemoryPool, UnboundedMemoryPool},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
-    logical_expr::{Expr, LogicalPlan},
+    logical_expr::{Expr, LogicalPlan, ScalarUDF},
     optimizer::Analyzer,
     prelude::{SessionConfig, SessionContext},
     sql::parser::{DFParserBuilder, Statement},
 };
 use nozzle_core::{DatasetRef, Network};
-use nozzle_metadata::{MetadataStore, Snapshot};
+use nozzle_metadata::{Dataset, MetadataStore, Snapshot};
 
 use crate::{
+    calls::{self, Called, ContractCaller},
     catalog::{CATALOG, SnapshotCatalog},
     clauses, depth,
     error::QueryError,
     literals,
     memory::Share,
     nearest::suggestion,
+    pauses::Pauses,
     stores::Stores,
     udf,
 };
@@ -64,6 +66,7 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     max_query_memory_bytes: Option<usize>,
     config: SessionConfig,
+    caller: Option<Arc<dyn ContractCaller>>,
 }
 
 impl Engine {
@@ -90,7 +93,13 @@ impl Engine {
             )
             .build_arc()?;
         let max_query_memory_bytes = config.max_query_memory_bytes;
-        Ok(Self { metadata, stores, runtime, max_query_memory_bytes, config: session_config() })
+        let config = session_config();
+        Ok(Self { metadata, stores, runtime, max_query_memory_bytes, config, caller: None })
+    }
+
+    /// The engine with what its queries call contracts through; without it there is no `eth_call`.
+    pub fn with_caller(self, caller: Arc<dyn ContractCaller>) -> Self {
+        Self { caller: Some(caller), ..self }
     }
 
     /// What a query shares with the others, with a memory of its own where one has a limit.
@@ -111,7 +120,7 @@ impl Engine {
             .with_config(self.config.clone())
             .with_runtime_env(self.runtime_of_one()?)
             .with_catalog_list(Arc::new(catalogs));
-        Ok(Session { context: context(state), catalog, snapshot })
+        Ok(Session { context: context(state), catalog, snapshot, caller: self.caller.clone() })
     }
 }
 
@@ -121,7 +130,9 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
     state.expr_planners().get_or_insert_default().insert(0, literals::planner());
     let mut rules = vec![literals::rule()];
     rules.extend(Analyzer::new().rules);
-    let context = SessionContext::new_with_state(state.with_analyzer_rules(rules).build());
+    let context = SessionContext::new_with_state(
+        state.with_analyzer_rules(rules).with_physical_optimizer_rule(Arc::new(Pauses)).build(),
+    );
     udf::register(&context);
     context
 }
@@ -143,6 +154,7 @@ pub struct Session {
     context: SessionContext,
     catalog: Arc<SnapshotCatalog>,
     snapshot: Snapshot,
+    caller: Option<Arc<dyn ContractCaller>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -160,7 +172,8 @@ impl Session {
     /// Plans one read-only statement.
     pub async fn plan(&self, sql: &str) -> Result<LogicalPlan, QueryError> {
         depth::check(sql)?;
-        let statement = parse_one(sql)?;
+        let mut statement = parse_one(sql)?;
+        calls::regroup(&mut statement);
         if !only_reads(&statement) {
             return Err(QueryError::Plan(
                 "only statements that read are answered here: SELECT, WITH, VALUES, EXPLAIN, SHOW".into(),
@@ -168,6 +181,10 @@ impl Session {
         }
         if let Some(clause) = clauses::unheeded(&statement) {
             return Err(QueryError::Plan(format!("{clause} is not understood here: leave it out")));
+        }
+        for called in calls::named(&statement) {
+            let function = self.eth_call(&called)?;
+            self.context.register_udf(function);
         }
         let state = self.context.state();
         for table in state.resolve_table_references(&statement)? {
@@ -239,17 +256,37 @@ impl Session {
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        let of_schema = |schema: &String| {
-            let reference: DatasetRef = schema.parse().ok()?;
-            let is_named = |version| reference.version.is_none_or(|wanted| wanted == version);
-            let datasets = self.snapshot.datasets.iter().map(|(dataset, _)| dataset);
-            let named = datasets.filter(|d| d.name == reference.name && is_named(d.version));
-            named.max_by_key(|dataset| dataset.version)?.network.clone()
-        };
+        let of_schema = |schema: &String| self.dataset(&schema.parse().ok()?)?.network.clone();
         let mut networks: Vec<Network> = schemas.iter().filter_map(of_schema).collect();
         networks.sort();
         networks.dedup();
         Ok(networks)
+    }
+
+    /// The function that a query calls contracts of a dataset's network with.
+    fn eth_call(&self, called: &Called) -> Result<ScalarUDF, QueryError> {
+        let reference = called.dataset.parse::<DatasetRef>().ok();
+        let Some(dataset) = reference.and_then(|reference| self.dataset(&reference)) else {
+            let known = self.snapshot.datasets.iter().map(|(dataset, _)| dataset.name.as_str());
+            let suggestion = suggestion(&called.dataset, known);
+            return Err(QueryError::TableNotFound(format!(
+                "there is no dataset `{}`{suggestion}",
+                called.dataset
+            )));
+        };
+        let (Some(network), Some(caller)) = (&dataset.network, &self.caller) else {
+            let name = &dataset.name;
+            return Err(QueryError::Plan(format!("contracts of the dataset `{name}` cannot be called here")));
+        };
+        Ok(calls::eth_call(&called.written, network.clone(), Arc::clone(caller)))
+    }
+
+    /// The dataset that a name means: that of a version, or the newest.
+    fn dataset(&self, reference: &DatasetRef) -> Option<&Dataset> {
+        let is_named = |version| reference.version.is_none_or(|wanted| wanted == version);
+        let datasets = self.snapshot.datasets.iter().map(|(dataset, _)| dataset);
+        let named = datasets.filter(|d| d.name == reference.name && is_named(d.version));
+        named.max_by_key(|dataset| dataset.version)
     }
 
     fn check_table(&self, table: &TableReference) -> Result<(), QueryError> {

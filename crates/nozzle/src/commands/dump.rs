@@ -25,7 +25,6 @@ use crate::{
     shutdown::Shutdown,
     sources::{self, Endpoint},
     stores,
-    throttles::Throttles,
     upkeep::Upkeep,
 };
 
@@ -44,7 +43,7 @@ pub async fn run(args: DumpArgs, config: Config) -> anyhow::Result<ExitCode> {
             stores::writable_folder(data_dir, base, &context.stores).await?
         }
     };
-    let dump = Dump { args, context, base_url, shutdown, throttles: Throttles::default() };
+    let dump = Dump { args, context, base_url, shutdown };
     // With --fresh a dataset is built anew once, however often the dump runs.
     let mut built = BTreeSet::new();
     if let Some(minutes) = dump.args.run_every_mins {
@@ -63,8 +62,6 @@ struct Dump {
     context: Arc<Context>,
     base_url: String,
     shutdown: Shutdown,
-    /// Datasets of one chain that are followed side by side have the same providers.
-    throttles: Throttles,
 }
 
 /// A dataset to dump and where its blocks come from.
@@ -262,7 +259,7 @@ impl Dump {
     async fn dump(&self, job: Job, fresh: bool) -> anyhow::Result<Summary> {
         let Job { dataset, manifest, mut endpoints } = job;
         let name = dataset.name.clone();
-        self.throttles.hold(&mut endpoints, &manifest.network)?;
+        self.context.throttles.hold(&mut endpoints, &manifest.network)?;
         let source = sources::open(&endpoints, &manifest, self.args.verify);
         let source = source.with_context(|| format!("dumping `{name}` failed"))?;
         let raw = RawDump {

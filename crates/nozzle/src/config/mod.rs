@@ -66,6 +66,8 @@ pub struct Config {
     pub chain: Chain,
     /// Who may use the servers.
     pub auth: Auth,
+    /// TLS of the servers.
+    pub tls: Tls,
     /// The folder that relative paths are relative to.
     #[serde(skip)]
     pub base: PathBuf,
@@ -155,6 +157,18 @@ pub struct Auth {
     pub tokens: Vec<Token>,
 }
 
+/// `[tls]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    /// The certificate of the servers and those between it and its authority, as PEM; empty: no TLS.
+    pub cert: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
+    /// Only clients with a certificate of these authorities are let in; empty: all.
+    pub client_ca: PathBuf,
+}
+
 /// One of `[auth] tokens`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -227,6 +241,7 @@ impl Default for Config {
             cache: Cache::default(),
             chain: Chain::default(),
             auth: Auth::default(),
+            tls: Tls::default(),
             base: PathBuf::new(),
         }
     }
@@ -364,6 +379,13 @@ impl Config {
         if !self.cache.dir.as_os_str().is_empty() && self.cache.size_mb == 0 {
             bail!("cache.size_mb must be at least 1 where cache.dir is set");
         }
+        let is_given = |path: &PathBuf| !path.as_os_str().is_empty();
+        if is_given(&self.tls.cert) != is_given(&self.tls.key) {
+            bail!("tls.cert and tls.key belong together: set both or none");
+        }
+        if is_given(&self.tls.client_ca) && !is_given(&self.tls.cert) {
+            bail!("tls.client_ca needs tls.cert and tls.key: without them the servers have no TLS");
+        }
         if self.metadata_db.pool_size < 2 {
             bail!("metadata_db.pool_size must be at least 2");
         }
@@ -486,6 +508,8 @@ mod tests {
         assert!(refusal("query_timeout_secs = 3601").contains("file_lock_duration_secs, which is 3600"));
         assert!(refusal("poll_interval_secs = 0").contains("poll_interval_secs"));
         assert!(refusal("[parquet]\ncompression = 'zip'").contains("zstd"));
+        assert!(refusal("[tls]\ncert = 'x'").contains("tls.key"));
+        assert!(refusal("[tls]\nclient_ca = 'x'").contains("tls.cert"));
         assert!(refusal("data_dir = ").contains("nozzle.toml"));
     }
 

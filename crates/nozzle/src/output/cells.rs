@@ -128,12 +128,7 @@ impl<'a> Cells<'a> {
             Values::Decimal256(values, scale, format) => {
                 quoted(JSON && format.is_string(), out, |out| decimal256(values[row], *scale, out));
             }
-            Values::Instant(values, unit) => {
-                quoted(JSON, out, |out| timestamp(values[row], *unit, true, out))
-            }
-            Values::Timestamp(values, unit) => {
-                quoted(JSON, out, |out| timestamp(values[row], *unit, false, out))
-            }
+            Values::Timestamp(values, unit) => quoted(JSON, out, |out| timestamp(values[row], *unit, out)),
             Values::Date32(values) => quoted(JSON, out, |out| date(values[row].into(), out)),
             Values::Date64(values) => quoted(JSON, out, |out| date_millis(values[row], out)),
             Values::Time32(values, unit) => {

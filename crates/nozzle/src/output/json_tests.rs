@@ -114,8 +114,8 @@ fn times_are_iso_8601() {
     let zoned = TimestampMicrosecondArray::from(micros.clone()).with_timezone("+02:00");
     let expected = ["2023-07-13T09:59:59", "1969-12-31T23:59:59.999999", "1970-01-01T00:00:00.001500"];
     assert_eq!(cells(zoned), expected.map(|text| format!("\"{text}Z\"")));
-    assert_eq!(cells(TimestampMicrosecondArray::from(micros)), expected.map(|text| format!("\"{text}\"")));
-    let second = r#""1970-01-01T00:00:01""#;
+    assert_eq!(cells(TimestampMicrosecondArray::from(micros)), expected.map(|text| format!("\"{text}Z\"")));
+    let second = r#""1970-01-01T00:00:01Z""#;
     assert_eq!(cells(TimestampSecondArray::from(vec![1])), [second]);
     assert_eq!(cells(TimestampMillisecondArray::from(vec![1000])), [second]);
     assert_eq!(cells(TimestampNanosecondArray::from(vec![1_000_000_000])), [second]);

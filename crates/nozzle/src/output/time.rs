@@ -3,8 +3,7 @@
 //! | value | text |
 //! |---|---|
 //! | date | `2023-07-13` |
-//! | instant (a timestamp with a zone) | `2023-07-13T09:59:59.5Z`, always in UTC |
-//! | timestamp without a zone | `2023-07-13T09:59:59`, without an offset: nobody knows which |
+//! | timestamp | `2023-07-13T09:59:59.5Z`, always in UTC; without a zone it is taken for UTC |
 //! | time of day | `09:59:59.000001` |
 //! | duration | `PT26H3M0.25S`: hours, minutes, seconds |
 //! | interval | `P1Y2M3DT4H5M6S`: the parts that are not zero |
@@ -51,16 +50,14 @@ fn seconds_and_nanos(value: i64, unit: TimeUnit) -> (i64, u32) {
     (value.div_euclid(per_second), nanos as u32)
 }
 
-/// A timestamp in `unit`s since 1970; `Z` at its end where it is an instant.
-pub(super) fn timestamp(value: i64, unit: TimeUnit, instant: bool, out: &mut Vec<u8>) {
+/// A timestamp in `unit`s since 1970, in UTC.
+pub(super) fn timestamp(value: i64, unit: TimeUnit, out: &mut Vec<u8>) {
     let (seconds, nanos) = seconds_and_nanos(value, unit);
     date(seconds.div_euclid(DAY_SECONDS), out);
     out.push(b'T');
     clock(seconds.rem_euclid(DAY_SECONDS) as u32, out);
     fraction(nanos, out);
-    if instant {
-        out.push(b'Z');
-    }
+    out.push(b'Z');
 }
 
 /// A date given in milliseconds. It should be a whole day; the time is written where it is not.
@@ -68,7 +65,7 @@ pub(super) fn date_millis(value: i64, out: &mut Vec<u8>) {
     if value % (DAY_SECONDS * 1000) == 0 {
         date(value / (DAY_SECONDS * 1000), out);
     } else {
-        timestamp(value, TimeUnit::Millisecond, false, out);
+        timestamp(value, TimeUnit::Millisecond, out);
     }
 }
 
@@ -248,11 +245,10 @@ mod tests {
             let there = DateTime::from_timestamp(seconds, nanos as u32).unwrap();
             let expected = there.to_rfc3339_opts(SecondsFormat::AutoSi, true);
             if let Some(value) = there.timestamp_nanos_opt() {
-                assert_eq!(text_of(|out| timestamp(value, TimeUnit::Nanosecond, true, out)), expected);
+                assert_eq!(text_of(|out| timestamp(value, TimeUnit::Nanosecond, out)), expected);
             }
-            let whole = there.to_rfc3339_opts(SecondsFormat::Secs, false);
-            let naive = whole.strip_suffix("+00:00").unwrap();
-            assert_eq!(text_of(|out| timestamp(seconds, TimeUnit::Second, false, out)), naive);
+            let whole = there.to_rfc3339_opts(SecondsFormat::Secs, true);
+            assert_eq!(text_of(|out| timestamp(seconds, TimeUnit::Second, out)), whole);
         }
     }
 
@@ -260,20 +256,20 @@ mod tests {
     fn every_timestamp_has_a_text() {
         for unit in UNITS {
             for value in [i64::MIN, i64::MAX] {
-                assert!(text_of(|out| timestamp(value, unit, true, out)).ends_with('Z'));
+                assert!(text_of(|out| timestamp(value, unit, out)).ends_with('Z'));
                 text_of(|out| time_of_day(value, unit, out));
                 text_of(|out| Span::exact(value, unit).write(out));
                 text_of(|out| date_millis(value, out));
             }
         }
-        let nanos = |value| text_of(|out| timestamp(value, TimeUnit::Nanosecond, true, out));
+        let nanos = |value| text_of(|out| timestamp(value, TimeUnit::Nanosecond, out));
         assert_eq!(nanos(i64::MIN), "1677-09-21T00:12:43.145224192Z");
         assert_eq!(nanos(-1), "1969-12-31T23:59:59.999999999Z");
-        let last = text_of(|out| timestamp(i64::MAX, TimeUnit::Second, true, out));
+        let last = text_of(|out| timestamp(i64::MAX, TimeUnit::Second, out));
         assert_eq!(last, "+292277026596-12-04T15:30:07Z");
         assert_eq!(text_of(|out| date(-719_529, out)), "-0001-12-31");
         assert_eq!(text_of(|out| date_millis(86_400_000, out)), "1970-01-02");
-        assert_eq!(text_of(|out| date_millis(-1, out)), "1969-12-31T23:59:59.999");
+        assert_eq!(text_of(|out| date_millis(-1, out)), "1969-12-31T23:59:59.999Z");
     }
 
     #[test]

@@ -39,7 +39,6 @@ pub(super) enum Values<'a> {
     Decimal64(&'a [i64], i8, DecimalFormat),
     Decimal128(&'a [i128], i8, DecimalFormat),
     Decimal256(&'a [i256], i8, DecimalFormat),
-    Instant(&'a [i64], TimeUnit),
     Timestamp(&'a [i64], TimeUnit),
     Date32(&'a [i32]),
     Date64(&'a [i64]),
@@ -122,8 +121,8 @@ impl<'a> Values<'a> {
             DataType::Decimal256(_, scale) => {
                 Self::Decimal256(primitive::<Decimal256Type>(array), *scale, decimals)
             }
-            DataType::Timestamp(unit, None) => Self::Timestamp(timestamps(array, *unit), *unit),
-            DataType::Timestamp(unit, Some(_)) => Self::Instant(timestamps(array, *unit), *unit),
+            // Without a zone too: all of this product's times are UTC.
+            DataType::Timestamp(unit, _) => Self::Timestamp(timestamps(array, *unit), *unit),
             DataType::Date32 => Self::Date32(primitive::<Date32Type>(array)),
             DataType::Date64 => Self::Date64(primitive::<Date64Type>(array)),
             DataType::Time32(TimeUnit::Second) => {

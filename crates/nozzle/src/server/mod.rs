@@ -7,6 +7,7 @@ mod admin;
 mod auth;
 mod error;
 mod flight;
+mod incoming;
 mod jsonl;
 mod query;
 
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, context::Context};
 use auth::Gate;
+use incoming::{Incoming, Tls};
 use query::{Limits, Queries};
 
 /// How long connections have to end once the last answer is at its end: its bytes may still be on their way.
@@ -49,6 +51,7 @@ pub struct Bound {
     context: Arc<Context>,
     queries: Arc<Queries>,
     gate: Gate,
+    tls: Option<Tls>,
     /// Whether this process also does jobs.
     has_worker: bool,
     flight: Option<TcpListener>,
@@ -61,6 +64,7 @@ impl Bound {
     pub async fn bind(selection: Selection, context: Arc<Context>, has_worker: bool) -> anyhow::Result<Self> {
         let config: &Config = &context.config;
         let gate = Gate::new(&config.auth)?;
+        let tls = Tls::of(config).context("the certificate of the servers cannot be used")?;
         let limits = Limits {
             at_a_time: (config.max_concurrent_queries > 0).then_some(config.max_concurrent_queries),
             time: (config.query_timeout_secs > 0.0)
@@ -71,20 +75,22 @@ impl Bound {
         let flight = listen(selection.flight, "flight_addr", &config.flight_addr).await?;
         let jsonl = listen(selection.jsonl, "jsonl_addr", &config.jsonl_addr).await?;
         let admin = listen(selection.admin, "admin_api_addr", &config.admin_api_addr).await?;
-        Ok(Self { context, queries, gate, has_worker, flight, jsonl, admin })
+        Ok(Self { context, queries, gate, tls, has_worker, flight, jsonl, admin })
     }
 
     /// Where each server listens, as a client names it.
     pub fn addresses(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
         let mut addresses = vec![];
+        let (grpc, http) = if self.tls.is_some() { ("grpc+tls", "https") } else { ("grpc", "http") };
+        let is_open = self.gate.is_open() && !self.tls.as_ref().is_some_and(Tls::asks_for_certificates);
         for (name, scheme, listener) in [
-            ("Arrow Flight", "grpc", &self.flight),
-            ("JSON Lines", "http", &self.jsonl),
-            ("Admin API", "http", &self.admin),
+            ("Arrow Flight", grpc, &self.flight),
+            ("JSON Lines", http, &self.jsonl),
+            ("Admin API", http, &self.admin),
         ] {
             if let Some(listener) = listener {
                 let address = listener.local_addr()?;
-                if self.gate.is_open() {
+                if is_open {
                     warn_if_open(name, address);
                 }
                 addresses.push((name, format!("{scheme}://{address}")));
@@ -96,17 +102,21 @@ impl Bound {
     /// Answers until `stop`, then ends when what was begun is finished.
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut servers = JoinSet::new();
+        let incoming = |listener| Incoming::new(listener, self.tls.clone());
         if let Some(listener) = self.flight {
             let queries = Arc::clone(&self.queries);
-            servers.spawn(flight::serve(listener, queries, self.gate.clone(), stop.clone()));
+            servers.spawn(flight::serve(incoming(listener), queries, self.gate.clone(), stop.clone()));
         }
         if let Some(listener) = self.jsonl {
             let router = jsonl::router(Arc::clone(&self.queries), self.gate.clone());
-            servers.spawn(serve_http(listener, router, stop.clone()));
+            servers.spawn(serve_http(incoming(listener), router, stop.clone()));
         }
         if let Some(listener) = self.admin {
             let admin = admin::Admin::new(self.context, Arc::clone(&self.queries), self.has_worker);
-            servers.spawn(serve_http(listener, admin::router(admin, self.gate), stop.clone()));
+            servers.spawn(serve_http(incoming(listener), admin::router(admin, self.gate), stop.clone()));
+        }
+        if let Some(tls) = self.tls.clone() {
+            servers.spawn(tls.renew(stop.clone()));
         }
         let all_ended = async {
             while let Some(ended) = servers.join_next().await {
@@ -145,9 +155,9 @@ fn warn_if_open(name: &str, address: SocketAddr) {
     }
 }
 
-async fn serve_http(listener: TcpListener, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve_http(incoming: Incoming, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
     let stopped = async move { stop.cancelled().await };
-    axum::serve(listener, router).with_graceful_shutdown(stopped).await.context("an HTTP server failed")
+    axum::serve(incoming, router).with_graceful_shutdown(stopped).await.context("an HTTP server failed")
 }
 
 #[cfg(test)]

@@ -110,7 +110,8 @@ impl Worker {
             let registered = context.metadata.register_worker(&worker).await;
             let silent_for = match registered.context("registering the worker failed")? {
                 Registration::Granted(hold) => {
-                    return Ok(Some(Self { context, options, hold, throttles: Arc::default() }));
+                    let throttles = Arc::clone(&context.throttles);
+                    return Ok(Some(Self { context, options, hold, throttles }));
                 }
                 Registration::Held { silent_for } => silent_for,
             };

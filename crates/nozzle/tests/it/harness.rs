@@ -297,6 +297,13 @@ pub fn peak_memory_kib(process: u32) -> u64 {
     status_kib(process, "VmHWM:")
 }
 
+/// The processor time that a process has had, in hundredths of a second.
+pub fn processor_ticks(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, fields) = text.rsplit_once(')').unwrap();
+    fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
 fn status_kib(process: u32, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name));

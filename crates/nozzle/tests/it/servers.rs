@@ -10,7 +10,7 @@ use std::{
 use nozzle_testkit::replay::Recording;
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Place, python, synthetic};
+use crate::harness::{Db, Place, processor_ticks, python, synthetic, until_sync};
 
 /// A running server and where it listens.
 pub struct Server {
@@ -506,6 +506,13 @@ fn abandoned_queries_do_not_keep_the_server_from_answering() {
     let asked = Instant::now();
     assert_eq!(server.post("SELECT count(*) AS n FROM eth.blocks"), (200, "{\"n\":60}\n".into()));
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    // Nobody wants their answers: they compute no more.
+    let id = server.child.id();
+    until_sync("the processors to be free", || {
+        let before = processor_ticks(id);
+        std::thread::sleep(Duration::from_millis(500));
+        (processor_ticks(id) - before <= 5).then_some(())
+    });
     let told = Instant::now();
     assert_eq!(server.stop(), 0);
     assert!(told.elapsed() < Duration::from_secs(20), "{:?}", told.elapsed());
@@ -580,4 +587,57 @@ fn an_address_that_is_taken_is_named_with_its_key() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains(&address) && said.contains("jsonl_addr"), "{said}");
+}
+
+/// What a query has read, as `EXPLAIN ANALYZE` says: a look-up opens only the files and row groups that can hold it.
+#[test]
+fn a_look_up_reads_little_and_says_so() {
+    let node = synthetic(Recording::synthetic(400, 40, 2, 47), 0);
+    let place = Place::configured(Db::Sqlite, crate::harness::NOT_MERGED);
+    place.define("eth", "chain-1337", node.url());
+    for end in ["99", "199", "299", "399"] {
+        place.ok(&["dump", "--dataset", "eth", "-e", end]);
+    }
+    let server = Server::start(&place, &["--jsonl-server"]);
+    let one = |sql: &str, name: &str| {
+        let (status, body) = server.post(sql);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(body.lines().next().unwrap()).unwrap()[name]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let read = |sql: &str| {
+        let (status, body) = server.post(&format!("EXPLAIN ANALYZE {sql}"));
+        assert_eq!(status, 200, "{body}");
+        bytes_scanned(&body)
+    };
+    for (table, column) in [("transactions", "tx_hash"), ("logs", "address"), ("logs", "topic0")] {
+        let value = one(&format!("SELECT {column} FROM eth.{table} WHERE block_num = 250 LIMIT 1"), column);
+        let all = read(&format!("SELECT * FROM eth.{table}"));
+        let found = read(&format!("SELECT * FROM eth.{table} WHERE {column} = '{value}'"));
+        let nowhere = format!("0x{}", "ab".repeat(value.len() / 2 - 1));
+        let none = read(&format!("SELECT * FROM eth.{table} WHERE {column} = '{nowhere}'"));
+        // A bloom filter may take a value for one that it has.
+        assert!(none <= all / 20, "{column}: {none} of {all} bytes for what is nowhere");
+        let most = if column == "tx_hash" { all / 4 } else { all };
+        assert!(found > 0 && found <= most, "{column}: {found} of {all} bytes");
+    }
+}
+
+/// The sum of what scans have read.
+fn bytes_scanned(explained: &str) -> u64 {
+    let metrics = explained.split("bytes_scanned=").skip(1);
+    let numbers = metrics.map(|text| {
+        let text: String = text.chars().take_while(|c| c.is_ascii_digit() || " .KMGB".contains(*c)).collect();
+        let (number, unit) = text.trim().split_once(' ').unwrap_or((text.trim(), "B"));
+        let scale = match unit.trim() {
+            "" | "B" => 1.0,
+            "K" | "KB" => 1024.0,
+            "M" | "MB" => 1024.0 * 1024.0,
+            other => panic!("{other}"),
+        };
+        (number.parse::<f64>().unwrap() * scale) as u64
+    });
+    numbers.sum()
 }

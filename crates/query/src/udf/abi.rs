@@ -178,11 +178,25 @@ fn canonical(name: &str, parameters: &[Parameter]) -> String {
     format!("{name}({})", types.join(","))
 }
 
+/// The hash that is the first topic of an event's logs. Its parameters need no names.
+pub(super) fn topic(text: &str) -> Result<B256, String> {
+    let (name, parameters) = event(text)?;
+    Ok(keccak256(canonical(&name, &parameters)))
+}
+
+fn event(text: &str) -> Result<(String, Vec<Parameter>), String> {
+    let mut reader = Reader::new(text)?;
+    let event = reader.signature("event")?;
+    if reader.takes("anonymous") {
+        return Err(format!("`{text}` is anonymous: no topic tells its logs"));
+    }
+    reader.end()?;
+    Ok(event)
+}
+
 /// An event, as its logs are decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct EventSignature {
-    /// The hash that is the first topic.
-    pub topic: B256,
     /// What the topics behind it hold: at most three. Of a value that is no word only its hash.
     pub indexed: Vec<Named>,
     /// What the data holds.
@@ -192,13 +206,7 @@ pub(super) struct EventSignature {
 impl EventSignature {
     /// Reads a signature, such as `Transfer(address indexed from, address indexed to, uint256 value)`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut reader = Reader::new(text)?;
-        let (name, parameters) = reader.signature("event")?;
-        if reader.takes("anonymous") {
-            return Err(format!("`{text}` is anonymous: no topic tells its logs"));
-        }
-        reader.end()?;
-        let topic = keccak256(canonical(&name, &parameters));
+        let (_, parameters) = event(text)?;
         let (mut indexed, mut body) = (vec![], vec![]);
         for Parameter { named: Named { name, ty }, is_indexed } in parameters {
             if name.is_empty() {
@@ -216,7 +224,7 @@ impl EventSignature {
             return Err(format!("`{text}` has more than three indexed parameters"));
         }
         check_names(&[indexed.as_slice(), &body].concat())?;
-        Ok(Self { topic, indexed, body })
+        Ok(Self { indexed, body })
     }
 
     /// All values, the indexed ones first.
@@ -471,10 +479,13 @@ mod tests {
         let event =
             EventSignature::parse("Transfer(address indexed from, address indexed to, uint256 value)")
                 .expect("an event");
-        assert_eq!(
-            event.topic.to_string(),
-            "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
-        );
+        for same in [
+            "Transfer(address indexed from, address indexed to, uint256 value)",
+            "event Transfer(address,address,uint);",
+        ] {
+            let topic = topic(same).expect(same).to_string();
+            assert_eq!(topic, "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef");
+        }
         let names: Vec<_> = event.fields().iter().map(|field| field.name().clone()).collect();
         assert_eq!(names, ["from", "to", "value"]);
         let hashed = EventSignature::parse("event E(uint8 a, string indexed b, uint8[2] indexed c)")

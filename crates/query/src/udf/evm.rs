@@ -9,7 +9,7 @@ use arrow::{
 use datafusion::error::{DataFusionError, Result};
 
 use super::{
-    abi::{EventSignature, FunctionSignature, Named, Type, struct_fields},
+    abi::{EventSignature, FunctionSignature, Named, Type, struct_fields, topic},
     decode::{self, is_bytes, rows_of_bytes},
     encode,
     function::{Called, Function, Given},
@@ -36,12 +36,12 @@ impl Function for Topic {
 
     fn returns(given: &Given<'_>) -> Result<DataType> {
         given.expect_count(1)?;
-        planned(EventSignature::parse(given.text(0, "the signature")?))?;
+        planned(topic(given.text(0, "the signature")?))?;
         Ok(DataType::FixedSizeBinary(32))
     }
 
     fn run(called: &Called) -> Result<ArrayRef> {
-        let topic = planned(EventSignature::parse(called.text(0)?))?.topic;
+        let topic = planned(topic(called.text(0)?))?;
         let mut topics = FixedSizeBinaryBuilder::with_capacity(called.rows, 32);
         for _ in 0..called.rows {
             topics.append_value(topic)?;

@@ -5,6 +5,7 @@
 
 mod abi;
 mod aggregate;
+mod bounded;
 mod decode;
 mod encode;
 mod evm;
@@ -36,6 +37,7 @@ pub(crate) fn register(context: &SessionContext) {
         udf::<text::ToBinary>(),
     ];
     scalar.into_iter().for_each(|function| context.register_udf((*function).clone()));
+    bounded::register(context);
     context.register_udaf(sum::checked());
     aggregate::all().into_iter().for_each(|function| context.register_udaf((*function).clone()));
 }

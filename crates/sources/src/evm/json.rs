@@ -9,6 +9,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
+use sonic_rs::LazyValue;
 
 /// A JSON-RPC answer.
 #[derive(Debug, Deserialize)]
@@ -31,6 +32,9 @@ pub(crate) struct RpcError<'a> {
     pub code: i64,
     #[serde(borrow)]
     pub message: Cow<'a, str>,
+    /// What else there is to say: a text, or an object of the node's own making.
+    #[serde(borrow)]
+    pub data: Option<LazyValue<'a>>,
 }
 
 /// What `eth_getBlockByNumber` gives.

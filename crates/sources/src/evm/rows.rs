@@ -371,6 +371,12 @@ pub(crate) fn number_of_answer(answer: &[u8]) -> Result<u64, String> {
     hex::quantity_u64(text).map_err(|bad| bad.to_string())
 }
 
+/// The bytes that are an answer; the error goes on a sentence about the answer.
+pub(crate) fn bytes_of_answer(answer: &[u8]) -> Result<Vec<u8>, String> {
+    let text: &str = parse(answer, "the bytes").map_err(|_| "is not a text of bytes".to_owned())?;
+    const_hex::decode(text).map_err(|bad| format!("is not hexadecimal: {bad}"))
+}
+
 /// Reads an answer; what is not JSON to its end may be so next time.
 fn parse<'a, T: Deserialize<'a>>(answer: &'a [u8], what: &'static str) -> Result<T, Problem> {
     let answer: Answer<'a, T> = sonic_rs::from_slice(answer).map_err(|error| {

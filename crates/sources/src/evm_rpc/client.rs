@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use nozzle_core::BlockNum;
 use serde::de::IgnoredAny;
+use sonic_rs::{JsonValueTrait, LazyValue};
 
 use super::{
     EvmRpcConfig,
@@ -66,6 +67,8 @@ pub(crate) enum CallError {
         code: i64,
         /// The node's words, without secrets.
         message: String,
+        /// What a contract has said, where the error is of a call.
+        data: Option<Bytes>,
     },
     /// The answer may be had later.
     Unavailable(String),
@@ -225,10 +228,10 @@ impl Client {
     /// What a failed call means to whoever asked for blocks.
     pub fn source_error(&self, method: &str, error: CallError) -> SourceError {
         match error {
-            CallError::Rpc { code: METHOD_NOT_FOUND, message } => {
+            CallError::Rpc { code: METHOD_NOT_FOUND, message, .. } => {
                 self.refused(format!("it does not have the method `{method}`: {message}"))
             }
-            CallError::Rpc { code, message } => {
+            CallError::Rpc { code, message, .. } => {
                 self.unavailable(format!("`{method}` failed: {message} ({code})"))
             }
             CallError::Unavailable(why) | CallError::PushedBack { why, .. } => self.unavailable(why),
@@ -297,7 +300,7 @@ impl Client {
                 rest,
             };
         }
-        CallError::Rpc { code, message }
+        CallError::Rpc { code, message, data: error.data.as_ref().and_then(said) }
     }
 
     /// What answers is not a node. Where a node has answered before, something stands before it now,
@@ -350,6 +353,14 @@ impl Client {
         }
         words.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
+}
+
+/// The bytes that an error carries: as a text, behind a word (`Reverted 0x…`), or within an object.
+fn said(data: &LazyValue<'_>) -> Option<Bytes> {
+    let within = ["data", "result"].iter().find_map(|key| data.get(key));
+    let text = data.as_str().map(str::to_owned).or_else(|| Some(within?.as_str()?.to_owned()))?;
+    let digits = &text[text.find("0x")?..];
+    const_hex::decode(digits).ok().map(Bytes::from)
 }
 
 /// How fast a provider is asked, by all sources of the process that have it together.
@@ -419,7 +430,8 @@ mod tests {
     #[test]
     fn a_method_that_a_node_does_not_have_is_known_by_what_it_says() {
         let says = |code, message: &str| {
-            CallError::Rpc { code, message: message.into() }.is_unknown_method("eth_getBlockReceipts")
+            CallError::Rpc { code, message: message.into(), data: None }
+                .is_unknown_method("eth_getBlockReceipts")
         };
         assert!(says(-32601, "no"));
         for words in [

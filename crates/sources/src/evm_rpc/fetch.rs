@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nozzle_core::{BlockId, BlockNum, manifest::Verify};
+use nozzle_core::{BlockId, BlockNum, CallOutcome, ContractCall, manifest::Verify};
 use tokio::time::Instant;
 
 use super::{
     batch::Call,
+    calls,
     client::{CallError, Client, Reply},
     head::{HeadWatch, Stall},
     limit::Turn,
@@ -116,6 +117,11 @@ impl Fetch {
             .map_err(|why| self.client.unavailable(format!("its answer to `eth_chainId` {why}")))
     }
 
+    /// Calls contracts; the caller has waited for its turn.
+    pub async fn contract_calls(&self, calls: &[ContractCall]) -> Vec<Result<CallOutcome, SourceError>> {
+        calls::outcomes(&self.client, calls).await
+    }
+
     /// The newest block and the newest final one.
     pub async fn head(&self) -> Result<Head, SourceError> {
         let (mut latest, finalized) = futures::try_join!(self.latest(), self.finalized())?;
@@ -164,7 +170,7 @@ impl Fetch {
         let _turn = self.turn().await;
         match self.client.call(GET_BLOCK, r#"["finalized",false]"#).await {
             Ok(reply) => self.tagged("finalized", &reply),
-            Err(CallError::Rpc { code, message }) if says_no_finality(code, &message) => Ok(None),
+            Err(CallError::Rpc { code, message, .. }) if says_no_finality(code, &message) => Ok(None),
             Err(error) => Err(self.client.source_error(GET_BLOCK, error)),
         }
     }

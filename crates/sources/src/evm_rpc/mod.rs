@@ -7,6 +7,7 @@
 //! ```
 
 mod batch;
+mod calls;
 mod client;
 mod fetch;
 mod head;
@@ -19,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef, manifest::Verify};
+use nozzle_core::{BlockId, BlockNum, BlockRange, CallOutcome, ContractCall, TableDef, manifest::Verify};
 use url::Url;
 
 use crate::{
@@ -131,6 +132,13 @@ impl EvmRpc {
     /// The chain's id, as the node says.
     pub async fn chain_id(&self) -> Result<u64, SourceError> {
         self.fetch.chain_id().await
+    }
+
+    /// Calls contracts, side by side and in batches as the provider's limits allow. For each call, in order, what
+    /// has come of it; what the node could not tell, such as on a state that it does not have, is an error.
+    pub async fn contract_calls(&self, calls: &[ContractCall]) -> Vec<Result<CallOutcome, SourceError>> {
+        let _turn = self.fetch.turn().await;
+        self.fetch.contract_calls(calls).await
     }
 }
 

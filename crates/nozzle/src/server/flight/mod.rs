@@ -27,16 +27,13 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use nozzle_query::{LogicalPlan, Session};
 use prost::Message;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::{
     auth::{Gate, token_of},
     error::ApiError,
+    incoming::Incoming,
     query::{Queries, Running, Statement},
 };
 use crate::{
@@ -56,7 +53,7 @@ const FLIGHT_SQL: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
 
 /// Answers until `stop`, then finishes the answers that it has begun.
 pub async fn serve(
-    listener: TcpListener,
+    incoming: Incoming,
     queries: Arc<Queries>,
     gate: Gate,
     stop: CancellationToken,
@@ -65,13 +62,12 @@ pub async fn serve(
         gate.check_grpc(&request.metadata().clone().into_headers(), Role::Query)?;
         Ok(request)
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FlightServiceServer<Flight>>().await;
     Server::builder()
         .add_service(health_service)
         .add_service(FlightServiceServer::with_interceptor(Flight { queries }, gated))
-        .serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await })
+        .serve_with_incoming_shutdown(incoming.connections(), async move { stop.cancelled().await })
         .await
         .context("the Arrow Flight server failed")
 }

@@ -1,0 +1,149 @@
+//! Clients that mean harm, or do it: the server stays up, within its memory, and answers the others.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use nozzle_testkit::replay::Recording;
+
+use crate::{
+    harness::{Db, Place, memory_kib, python, synthetic},
+    servers::Server,
+};
+
+/// How many clients ask at a time.
+const CLIENTS: usize = 200;
+
+/// What the server may use in all, in MiB: its own memory beside that of its queries, which is limited.
+const MEMORY_MIB: u64 = 1024;
+
+/// A place with 16,000 logs, where a query may take so long.
+fn extracted(seconds: u32) -> Place {
+    let node = synthetic(Recording::synthetic(400, 10, 4, 43), 0);
+    let limits = "max_mem_mb = 256\nquery_max_mem_mb = 128\nmax_concurrent_queries = 8";
+    let place = Place::configured(Db::Sqlite, &format!("query_timeout_secs = {seconds}\n{limits}"));
+    place.define("eth", "chain-1337", node.url());
+    place.ok(&["dump", "--dataset", "eth"]);
+    place
+}
+
+/// Sends a request and reads nothing of its answer.
+fn silent(address: &str, sql: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{sql}", sql.len()).unwrap();
+    stream
+}
+
+/// The status and the body of an answer that is read to its end.
+fn asked(address: &str, sql: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    write!(
+        stream,
+        "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{sql}",
+        sql.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+}
+
+#[test]
+fn two_hundred_clients_are_answered_beside_some_that_never_read() {
+    let place = extracted(60);
+    let server = Server::start(&place, &["--jsonl-server", "--flight-server"]);
+    let address = server.jsonl().strip_prefix("http://").unwrap().to_owned();
+    let endless = "SELECT * FROM eth.logs a CROSS JOIN (SELECT block_num AS b FROM eth.blocks) ORDER BY data";
+    let _never_read: Vec<_> = (0..3).map(|_| silent(&address, endless)).collect();
+    let _half_open: Vec<_> = (0..20).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let began = Instant::now();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let ask = |client: usize| {
+            let sql = format!("SELECT count(*) AS n FROM eth.logs WHERE block_num <= {client}");
+            asked(&address, &sql)
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || ask(client))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    for (client, (status, body)) in answers.iter().enumerate() {
+        assert_eq!(status, "200", "{body}");
+        assert!(body.contains(&format!("{{\"n\":{}}}", client * 40)), "{client}: {body}");
+    }
+    let used = memory_kib(server.id()) >> 10;
+    assert!(used < MEMORY_MIB, "{used} MiB after {:?}", began.elapsed());
+    assert_eq!(server.post("SELECT 1 AS n"), (200, "{\"n\":1}\n".into()));
+}
+
+const FORGED: &str = r#"
+import os, random, sys
+from pyarrow import flight
+import pyarrow as pa
+client = flight.connect(sys.argv[1])
+real = client.get_flight_info(flight.FlightDescriptor.for_command("SELECT 1 AS n")).endpoints[0].ticket.ticket
+dice = random.Random(7)
+sql = b"type.googleapis.com/arrow.flight.protocol.sql."
+names = [b"TicketStatementQuery", b"CommandPreparedStatementQuery", b"CommandGetTables", b"CommandStatementUpdate", b"Nothing"]
+def any_of(name, value):
+    url = sql + name
+    return b"\x0a" + bytes([len(url)]) + url + b"\x12" + bytes([len(value)]) + value
+tickets = [b"", b"\x00", b"\xff" * 100, real[:-1], real + b"\x00", b"DROP TABLE eth.blocks"]
+tickets += [any_of(name, dice.randbytes(dice.randrange(0, 100))) for name in names for _ in range(20)]
+tickets += [dice.randbytes(dice.randrange(1, 200)) for _ in range(50)]
+refused = 0
+for ticket in tickets:
+    try:
+        client.do_get(flight.Ticket(ticket)).read_all()
+    except (pa.ArrowInvalid, KeyError, NotImplementedError):
+        refused += 1
+    except pa.ArrowException as error:
+        raise SystemExit(f"{ticket!r}: {error}")
+assert refused > 50, refused
+assert client.do_get(flight.Ticket("SELECT 1 AS n")).read_all().to_pylist() == [{"n": 1}]
+print("ok")
+"#;
+
+#[test]
+fn statements_and_tickets_that_mean_harm_do_none() {
+    let place = extracted(4);
+    let server = Server::start(&place, &["--jsonl-server", "--flight-server"]);
+    let address = server.jsonl().strip_prefix("http://").unwrap().to_owned();
+    assert_eq!(python(FORGED, &[server.flight()]).trim(), "ok");
+    // Five megabytes are more than a body may have.
+    let long = format!("SELECT '{}'", "x".repeat(5 << 20));
+    assert_eq!(server.post(&long).0, 413);
+    let over_flight = "import sys\nfrom pyarrow import flight\n\
+                       try: flight.connect(sys.argv[1]).do_get(flight.Ticket(\"SELECT '\" + 'x' * (5 << 20) + \"'\")).read_all()\n\
+                       except Exception as error: print(type(error).__name__)";
+    assert!(!python(over_flight, &[server.flight()]).trim().is_empty());
+    for (sql, status) in [
+        (format!("SELECT {}1{}", "abs(".repeat(1_000), ")".repeat(1_000)), "400"),
+        (format!("SELECT {}1{} AS n", "(SELECT ".repeat(1_000), ")".repeat(1_000)), "400"),
+        (
+            "SELECT count(*) FROM eth.logs a, eth.logs b, eth.logs c, eth.logs d WHERE a.data < d.data"
+                .into(),
+            "504",
+        ),
+        (
+            "SELECT a.data FROM eth.logs a, eth.logs b, eth.logs c ORDER BY b.data, c.data, a.data".into(),
+            "503 504",
+        ),
+        ("SELECT length(repeat('x', 2000000000)) AS n".into(), "500"),
+        ("SELECT max(lpad(CAST(block_num AS text), 1000000)) AS n FROM eth.logs".into(), "500"),
+        ("SELECT cardinality(range(0, 9000000000)) AS n".into(), "500"),
+        ("SELECT array_repeat(block_num, 100000000) AS n FROM eth.logs".into(), "500"),
+        ("SELECT pg_sleep(1000)".into(), "400"),
+        ("SELECT * FROM read_parquet('/etc/passwd')".into(), "400 404"),
+        ("COPY eth.blocks TO '/tmp/stolen.csv'".into(), "400"),
+    ] {
+        let (code, body) = asked(&address, &sql);
+        assert!(status.contains(&code), "{:.60}: {code} {:.200}", sql, body);
+    }
+    let used = memory_kib(server.id()) >> 10;
+    assert!(used < MEMORY_MIB, "{used} MiB");
+    assert_eq!(server.post("SELECT 1 AS n"), (200, "{\"n\":1}\n".into()));
+    assert_eq!(server.stop(), 0);
+}
