@@ -620,7 +620,8 @@ fn a_look_up_reads_little_and_says_so() {
         let none = read(&format!("SELECT * FROM eth.{table} WHERE {column} = '{nowhere}'"));
         // A bloom filter may take a value for one that it has.
         assert!(none <= all / 20, "{column}: {none} of {all} bytes for what is nowhere");
-        let most = if column == "tx_hash" { all / 4 } else { all };
+        // Addresses and topics of this chain are in every file, and what they are told by is read beside the rows.
+        let most = if column == "tx_hash" { all / 4 } else { all + all / 10 };
         assert!(found > 0 && found <= most, "{column}: {found} of {all} bytes");
     }
 }
