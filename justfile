@@ -53,7 +53,7 @@ bounded:
 
 # the long test of many who ask at once: so many seconds of blocks, reorgs and queries
 concurrency seconds="300":
-    NOZZLE_CONCURRENCY_SECS={{seconds}} scripts/test --no-capture many_who_ask
+    NOZZLE_CONCURRENCY_SECS={{seconds}} scripts/test --profile long --no-capture many_who_ask
 
 # a look-up by hash over the files of so many blocks (some 2,000) in a store that is so many milliseconds late
 cold blocks="6500" latency="30":

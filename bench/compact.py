@@ -11,7 +11,7 @@ from common import PLACE, say, table
 
 DATASET = "eth_mainnet"
 TABLES = ["blocks", "transactions", "logs", "withdrawals"]
-# Every group of blocks that comes is a segment.
+# Every group of blocks that comes is a segment, and with one request at a time most blocks come alone.
 CONFIG = """
 data_dir = "data"
 writer = { segment_flush_interval_secs = 0.000001 }
@@ -22,6 +22,13 @@ QUESTIONS = {
     "sum over all transactions": "SELECT sum(gas_used) FROM eth_mainnet.transactions",
     "one block": "SELECT * FROM eth_mainnet.blocks WHERE block_num = 77",
 }
+PROVIDER = """
+kind = "evm-rpc"
+network = "mainnet"
+url = "{url}"
+concurrent_request_limit = 1
+"""
+MANIFEST = '{"name": "eth_mainnet", "kind": "evm-rpc", "network": "mainnet"}'
 # A process of its own, so that its memory is its own.
 COPY = """
 import sys, pyarrow.parquet as pq
@@ -35,9 +42,13 @@ with pq.ParquetWriter(out, first, compression="zstd", compression_level=1) as wr
 
 def extract(folder, blocks: int):
     (folder / "nozzle.toml").write_text(CONFIG)
+    for name in ("datasets", "providers"):
+        (folder / name).mkdir()
+    (folder / f"datasets/{DATASET}.json").write_text(MANIFEST)
     with common.replay(blocks) as node:
+        (folder / "providers/mainnet.toml").write_text(PROVIDER.format(url=node.lines[0]))
         say(f"extracting {blocks} blocks in as many segments as there are")
-        common.run([common.NOZZLE, "dump", "--rpc-url", node.lines[0]], cwd=folder)
+        common.run([common.NOZZLE, "dump", "--dataset", DATASET], cwd=folder)
 
 
 def stored(folder) -> tuple[int, int]:

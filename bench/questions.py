@@ -94,8 +94,8 @@ QUESTIONS = [
     (
         "amounts of one token, decoded",
         {
-            "nozzle": f"SELECT sum_u256(t['value']) AS total FROM ({DECODE_TRANSFER} AND address = {{address}})",
-            "chdb": "SELECT toString(sum(reinterpretAsUInt256(reverse(data)))) AS total FROM {logs} "
+            "nozzle": f"SELECT u256_to_decimal(sum_u256(t['value'])) AS total FROM ({DECODE_TRANSFER} AND address = {{address}})",
+            "chdb": "SELECT toDecimal128(sum(reinterpretAsUInt256(reverse(data))), 0) AS total FROM {logs} "
             "WHERE topic0 = {transfer} AND address = {address}",
         },
         True,
@@ -103,9 +103,9 @@ QUESTIONS = [
     (
         "amounts of swaps, decoded",
         {
-            "nozzle": f"SELECT sum_u256(s['amount0In']) AS a, sum_u256(s['amount1Out']) AS b FROM ({DECODE_SWAP})",
-            "chdb": "SELECT toString(sum(reinterpretAsUInt256(reverse(substring(data, 1, 32))))) AS a, "
-            "toString(sum(reinterpretAsUInt256(reverse(substring(data, 97, 32))))) AS b FROM {logs} WHERE topic0 = {swap}",
+            "nozzle": f"SELECT u256_to_decimal(sum_u256(s['amount0In'])) AS a, u256_to_decimal(sum_u256(s['amount1Out'])) AS b FROM ({DECODE_SWAP})",
+            "chdb": "SELECT toDecimal128(sum(reinterpretAsUInt256(reverse(substring(data, 1, 32)))), 0) AS a, "
+            "toDecimal128(sum(reinterpretAsUInt256(reverse(substring(data, 97, 32)))), 0) AS b FROM {logs} WHERE topic0 = {swap}",
         },
         True,
     ),

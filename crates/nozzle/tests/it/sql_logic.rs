@@ -17,8 +17,8 @@ use futures::TryStreamExt;
 use nozzle_testkit::replay::{Recording, ReplayOptions, ReplayServer};
 use serde_json::{Map, Value, json};
 use sqllogictest::{
-    AsyncDB, DBOutput, DefaultColumnType, Record, Runner, default_column_validator, default_normalizer,
-    default_validator, parse_file,
+    AsyncDB, DBOutput, DefaultColumnType, ExpectedError, QueryExpect, Record, Runner,
+    default_column_validator, default_normalizer, default_validator, parse_file,
 };
 use tonic::Code;
 
@@ -186,6 +186,12 @@ async fn queries_answer_alike_over_flight_and_json_lines() {
             updated.await.unwrap();
         }
         let records = parse_file::<DefaultColumnType>(&file).unwrap();
+        let is_vague = |record: &&Record<DefaultColumnType>| {
+            let Record::Query { expected: QueryExpect::Error(error), .. } = record else { return false };
+            matches!(error, ExpectedError::Empty)
+        };
+        let vague = records.iter().find(is_vague);
+        assert!(vague.is_none(), "any error would do for {vague:?}");
         queries += records.iter().filter(|record| matches!(record, Record::Query { .. })).count();
         over_jsonl
             .run_multi_async(records.clone())

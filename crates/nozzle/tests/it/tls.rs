@@ -133,7 +133,10 @@ fn clients_need_a_certificate_where_an_authority_is_named() {
 #[test]
 fn a_renewed_certificate_is_taken_up_and_a_bad_one_is_not() {
     let (place, folder) = with_certificates("");
-    let server = Server::start(&place, &["--jsonl-server"]);
+    let log = place.path("log");
+    let mut command = Server::command(&place, &["--jsonl-server"]);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let server = Server::started(command, &["--jsonl-server"]);
     let ask = |authority: &str| {
         let said = curl(&folder, &["--cacert", authority, "--data", "SELECT 1 AS n", server.jsonl()]);
         said.status.success().then_some(())
@@ -145,7 +148,8 @@ fn a_renewed_certificate_is_taken_up_and_a_bad_one_is_not() {
     until_sync("the renewed certificate to be used", || ask("ca.pem"));
     assert!(ask("first.pem").is_none());
     std::fs::write(folder.join("server.pem"), "no certificate").unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    let said = || std::fs::read_to_string(&log).unwrap();
+    until_sync("the bad one to be told of", || said().contains("cannot be used").then_some(()));
     assert!(ask("ca.pem").is_some(), "the last good one is still used");
 }
 
