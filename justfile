@@ -65,7 +65,7 @@ failover kills="15" pauses="5":
         scripts/test --profile long --no-capture failover
 
 # one, two and four workers beside a node that is late; prints how many times faster
-scaling blocks="4096" delay="250":
+scaling blocks="2048" delay="250":
     NOZZLE_SCALING_BLOCKS={{blocks}} NOZZLE_SCALING_DELAY_MS={{delay}} scripts/test --profile long --no-capture more_workers
 
 # so many random steps of blocks, reorgs, dumps, kills, compactions, collections and queries
