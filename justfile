@@ -64,6 +64,14 @@ failover kills="15" pauses="5":
     NOZZLE_FAILOVER_KILLS={{kills}} NOZZLE_FAILOVER_PAUSES={{pauses}} NOZZLE_FAILOVER_PAUSE_SECS=30 \
         scripts/test --profile long --no-capture failover
 
+# the story of derived datasets and a stream, with reorgs and kills, for so many seconds
+story seconds="600":
+    NOZZLE_STORY_SECS={{seconds}} scripts/test --profile long --no-capture the_story_of_transfers
+
+# so many clients of one stream; prints what each costs
+streams clients="500":
+    NOZZLE_STREAM_CLIENTS={{clients}} scripts/test --profile long --no-capture streams::
+
 # one, two and four workers beside a node that is late; prints how many times faster
 scaling blocks="2048" delay="250":
     NOZZLE_SCALING_BLOCKS={{blocks}} NOZZLE_SCALING_DELAY_MS={{delay}} scripts/test --profile long --no-capture more_workers
@@ -83,6 +91,10 @@ many-jobs jobs="1000":
 # so many examples a route of the Admin API, made from its own document
 fuzz examples="200":
     NOZZLE_FUZZ_EXAMPLES={{examples}} scripts/test --profile long --no-capture fuzzing
+
+# decoding of events beside alloy's
+bench-decode:
+    bench/run decode
 
 # extraction beside stock parsers, cryo and ethereum-etl, as a table; see bench/README.md
 bench-extract *args:

@@ -14,6 +14,7 @@ pub mod block;
 pub mod call;
 pub mod chain;
 pub mod dataset;
+pub mod derived;
 pub mod layout;
 pub mod manifest;
 pub mod name;

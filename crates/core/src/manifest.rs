@@ -1,4 +1,4 @@
-//! Manifests of raw datasets: what to extract, from which network, into which tables.
+//! Manifests: of raw datasets, what to extract, from which network, into which tables; and of all kinds together.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::BlockNum,
     dataset::DatasetKind,
+    derived::DerivedManifest,
     name::{DatasetName, DatasetRef, DatasetVersion, Network, TableName},
     schema::TableDef,
 };
@@ -138,6 +139,83 @@ impl RawManifest {
             return Err("`schema` names no table; leave it out to store every table".into());
         }
         Ok(selected)
+    }
+}
+
+/// A dataset's manifest, of whatever kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Manifest {
+    /// Rows come from outside.
+    Raw(RawManifest),
+    /// Rows come from other datasets.
+    Derived(DerivedManifest),
+}
+
+impl Manifest {
+    /// The dataset and version that it defines.
+    pub fn reference(&self) -> DatasetRef {
+        match self {
+            Self::Raw(raw) => raw.reference(),
+            Self::Derived(derived) => derived.reference(),
+        }
+    }
+
+    /// The dataset's name.
+    pub fn name(&self) -> &DatasetName {
+        match self {
+            Self::Raw(raw) => &raw.name,
+            Self::Derived(derived) => &derived.name,
+        }
+    }
+
+    /// The dataset's version.
+    pub fn version(&self) -> DatasetVersion {
+        match self {
+            Self::Raw(raw) => raw.version,
+            Self::Derived(derived) => derived.version,
+        }
+    }
+
+    /// The kind of dataset.
+    pub fn kind(&self) -> DatasetKind {
+        match self {
+            Self::Raw(raw) => raw.kind,
+            Self::Derived(derived) => derived.kind,
+        }
+    }
+
+    /// The network of its blocks; `None` before a derived one is registered.
+    pub fn network(&self) -> Option<&Network> {
+        match self {
+            Self::Raw(raw) => Some(&raw.network),
+            Self::Derived(derived) => derived.resolved.as_ref().map(|resolved| &resolved.network),
+        }
+    }
+
+    /// Its first block.
+    pub fn start_block(&self) -> BlockNum {
+        match self {
+            Self::Raw(raw) => raw.start_block,
+            Self::Derived(derived) => derived.resolved.as_ref().map_or(0, |resolved| resolved.start_block),
+        }
+    }
+
+    /// Whether the head is always the chain's finalized block.
+    pub fn is_finalized_only(&self) -> bool {
+        match self {
+            Self::Raw(raw) => raw.finalized_blocks_only,
+            Self::Derived(_) => false,
+        }
+    }
+
+    /// The datasets that it is made of, each once.
+    pub fn dependencies(&self) -> Vec<&DatasetRef> {
+        let Self::Derived(DerivedManifest { resolved: Some(resolved), .. }) = self else { return vec![] };
+        let mut datasets: Vec<_> = resolved.names.values().collect();
+        datasets.sort();
+        datasets.dedup();
+        datasets
     }
 }
 

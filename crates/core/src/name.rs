@@ -167,12 +167,27 @@ impl fmt::Display for DatasetVersion {
 
 /// A dataset as a person or a query names it: `eth_mainnet` (its latest version) or
 /// `eth_mainnet__1_0_0`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct DatasetRef {
     /// The dataset's name.
     pub name: DatasetName,
     /// Its version; the latest where there is none.
     pub version: Option<DatasetVersion>,
+}
+
+impl TryFrom<String> for DatasetRef {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<DatasetRef> for String {
+    fn from(reference: DatasetRef) -> Self {
+        reference.to_string()
+    }
 }
 
 impl FromStr for DatasetRef {

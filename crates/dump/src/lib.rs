@@ -20,6 +20,7 @@ pub mod collect;
 pub mod commit;
 pub mod compact;
 mod cursor;
+pub mod derived;
 pub mod error;
 pub mod files;
 pub mod job;

@@ -305,6 +305,9 @@ impl Run<'_> {
     /// behind does not take finality back, unless the dataset is built anew.
     async fn write_down(&self, mut finality: Finality) -> Result<(), DumpError> {
         let Self { dump, .. } = self;
+        if !dump.source.is_of_chain() {
+            return Ok(());
+        }
         if !dump.options.fresh {
             let known = dump.metadata.finality(&dump.network).await?.and_then(|known| known.finalized);
             if known.is_some_and(|known| finality.finalized.is_none_or(|new| new.number < known.number)) {

@@ -1,29 +1,108 @@
 //! Dataset definitions: manifest files, and bringing them into the metadata database.
 
+pub mod derived;
+
+use std::path::Path;
+
 use anyhow::{Context, bail};
-use nozzle_core::{DatasetKind, DatasetRef, manifest::RawManifest, range::MAX_BLOCK};
+use nozzle_core::{
+    DatasetKind, DatasetRef, TableDef,
+    derived::DerivedManifest,
+    manifest::{Manifest, RawManifest},
+    range::MAX_BLOCK,
+};
 use nozzle_metadata::{Dataset, MetadataStore, NewDataset};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::folder::{Folder, TextFile, Wanted};
 
-/// The files of a folder that are manifests.
-const MANIFESTS: Wanted = Wanted { endings: &["json", "toml"], nested: false };
+/// The files of a folder that are manifests, or queries in a folder of a manifest's name.
+const MANIFESTS: Wanted = Wanted { endings: &["json", "toml", "sql"], nested: true };
 
-/// The manifests of a file: one, or a list of them; JSON, or TOML by its ending.
-pub fn read(file: &TextFile) -> anyhow::Result<Vec<RawManifest>> {
-    let context = || format!("the manifest {} is not valid", file.shown);
-    let value: Value = if file.is_toml {
-        let table = parse_toml(&file.text).with_context(context)?;
-        serde_json::to_value(table).with_context(context)?
-    } else {
-        serde_json::from_str(&file.text).with_context(context)?
-    };
-    let values = match value {
-        Value::Array(values) => values,
-        one => vec![one],
-    };
-    values.into_iter().map(manifest).collect::<anyhow::Result<_>>().with_context(context)
+/// A manifest file, with the queries that lie in the folder of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// The file.
+    pub file: TextFile,
+    queries: Vec<TextFile>,
+}
+
+impl Definition {
+    /// Reads a file of this machine.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let file = TextFile::read(path)?;
+        let folder = path.with_extension("");
+        let mut queries = vec![];
+        if folder.is_dir() {
+            for entry in
+                std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?
+            {
+                let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
+                if path.extension().is_some_and(|ending| ending == "sql") {
+                    queries.push(TextFile::read(&path)?);
+                }
+            }
+        }
+        Ok(Self { file, queries })
+    }
+
+    /// The manifests of a folder.
+    async fn all(folder: &Folder) -> anyhow::Result<Vec<Self>> {
+        let files = folder.files(MANIFESTS).await?;
+        let (queries, files): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| file.shown.ends_with(".sql"));
+        let root = format!("{}/", folder.shown().trim_end_matches('/'));
+        let is_top = |file: &TextFile| file.shown.strip_prefix(&root).is_some_and(|name| !name.contains('/'));
+        let definition = |file: TextFile| {
+            let within = format!("{root}{}/", file.stem);
+            let own = queries.iter().filter(|query| query.shown.starts_with(&within));
+            Self { queries: own.cloned().collect(), file }
+        };
+        Ok(files.into_iter().filter(is_top).map(definition).collect())
+    }
+
+    /// The manifests of the file: one, or a list of them; JSON, or TOML by its ending.
+    pub fn manifests(&self) -> anyhow::Result<Vec<Manifest>> {
+        let context = || format!("the manifest {} is not valid", self.file.shown);
+        let value: Value = if self.file.is_toml {
+            let table = parse_toml(&self.file.text).with_context(context)?;
+            serde_json::to_value(table).with_context(context)?
+        } else {
+            serde_json::from_str(&self.file.text).with_context(context)?
+        };
+        let values = match value {
+            Value::Array(values) => values,
+            one => vec![one],
+        };
+        let with_queries = |value| self.with_queries(value).and_then(manifest);
+        values.into_iter().map(with_queries).collect::<anyhow::Result<_>>().with_context(context)
+    }
+
+    /// Puts the queries of the folder into a manifest of kind `sql`.
+    fn with_queries(&self, mut value: Value) -> anyhow::Result<Value> {
+        let is_sql = value.get("kind").and_then(Value::as_str) == Some(DatasetKind::Sql.as_str());
+        let Some(keys) = value.as_object_mut().filter(|keys| is_sql && !keys.contains_key("tables")) else {
+            return Ok(value);
+        };
+        // It has none of its own: it follows from what the queries read.
+        keys.remove("network");
+        if self.queries.is_empty() {
+            bail!(
+                "there is no `{}/<table>.sql` beside it: each of its tables is such a file",
+                self.file.stem
+            );
+        }
+        let table = |query: &TextFile| (query.stem.clone(), json!({ "input": { "sql": query.text } }));
+        keys.insert("tables".into(), Value::Object(self.queries.iter().map(table).collect()));
+        Ok(value)
+    }
+
+    /// Whether the file's name says that it defines `dataset`.
+    fn is_named_for(&self, dataset: &DatasetRef) -> bool {
+        stem_of(&self.file).is_ok_and(|stem| {
+            stem.name == dataset.name && (dataset.version.is_none() || stem.version == dataset.version)
+        })
+    }
 }
 
 /// Reads TOML. An error tells the place and what is wrong, but not the text there, which may be a
@@ -36,67 +115,110 @@ pub fn parse_toml(text: &str) -> anyhow::Result<toml::Value> {
     })
 }
 
-/// A manifest of a kind that can be extracted.
-pub fn manifest(value: Value) -> anyhow::Result<RawManifest> {
+/// A manifest as somebody wrote it, of a kind that can be extracted.
+pub fn manifest(value: Value) -> anyhow::Result<Manifest> {
+    let manifest = stored(value)?;
+    if let Manifest::Derived(DerivedManifest { resolved: Some(_), .. }) = manifest {
+        bail!("`resolved` is written by Nozzle: leave it out");
+    }
+    Ok(manifest)
+}
+
+/// A manifest as it is stored.
+pub fn stored(value: Value) -> anyhow::Result<Manifest> {
     let kind = value.get("kind").and_then(Value::as_str).context("it has no `kind`")?;
-    supported(kind.parse().map_err(anyhow::Error::msg)?)?;
+    let kind = kind.parse().map_err(anyhow::Error::msg)?;
+    supported(kind)?;
+    if matches!(kind, DatasetKind::Manifest | DatasetKind::Sql) {
+        let manifest: DerivedManifest = serde_json::from_value(value)?;
+        derived::check(&manifest)?;
+        return Ok(Manifest::Derived(manifest));
+    }
     let manifest: RawManifest = serde_json::from_value(value)?;
     if manifest.start_block > MAX_BLOCK {
         bail!("its `start_block` {} is no block number", manifest.start_block);
     }
-    let available = nozzle_sources::evm::tables::tables();
-    manifest.select_tables(&available).map_err(anyhow::Error::msg)?;
-    Ok(manifest)
+    raw_tables(&manifest)?;
+    Ok(Manifest::Raw(manifest))
 }
 
 /// Refuses the kinds that this version cannot extract.
 pub fn supported(kind: DatasetKind) -> anyhow::Result<()> {
     match kind {
-        DatasetKind::EvmRpc => Ok(()),
-        DatasetKind::Firehose
-        | DatasetKind::Substreams
-        | DatasetKind::EthBeacon
-        | DatasetKind::Manifest
-        | DatasetKind::Sql => {
+        DatasetKind::EvmRpc | DatasetKind::Manifest | DatasetKind::Sql => Ok(()),
+        DatasetKind::Firehose | DatasetKind::Substreams | DatasetKind::EthBeacon => {
             bail!("datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc can")
         }
     }
 }
 
+/// The tables that a raw dataset stores.
+pub fn raw_tables(manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
+    manifest.select_tables(&nozzle_sources::evm::tables::tables()).map_err(anyhow::Error::msg)
+}
+
+/// The tables that a registered dataset stores.
+pub fn tables(manifest: &Manifest) -> anyhow::Result<Vec<TableDef>> {
+    match manifest {
+        Manifest::Raw(raw) => raw_tables(raw),
+        Manifest::Derived(derived) => {
+            let resolved = derived.resolved.as_ref().context("the dataset is not registered")?;
+            resolved.tables().map_err(anyhow::Error::msg)
+        }
+    }
+}
+
 /// Brings a manifest into the database. Running the same one again is no error.
-pub async fn register(manifest: &RawManifest, metadata: &dyn MetadataStore) -> anyhow::Result<Dataset> {
-    let dataset = NewDataset {
-        name: manifest.name.clone(),
-        version: manifest.version,
-        kind: manifest.kind,
-        network: Some(manifest.network.clone()),
-        manifest: serde_json::to_string(manifest).context("writing the manifest as JSON")?,
-    };
+pub async fn register(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyhow::Result<Dataset> {
+    let reference = manifest.reference();
     // Read first: a database that may only be read still serves what is in it.
-    if let Some(known) = metadata.dataset(&manifest.reference()).await?
-        && known.manifest == dataset.manifest
+    if let Some(known) = metadata.dataset(&reference).await?
+        && is_same(&known, manifest)
     {
         return Ok(known);
     }
+    let resolved = match manifest {
+        Manifest::Derived(derived) if derived.resolved.is_none() => {
+            Manifest::Derived(derived::resolve(derived, metadata).await?)
+        }
+        manifest => manifest.clone(),
+    };
+    let dataset = NewDataset {
+        name: resolved.name().clone(),
+        version: resolved.version(),
+        kind: resolved.kind(),
+        network: resolved.network().cloned(),
+        manifest: serde_json::to_string(&resolved).context("writing the manifest as JSON")?,
+    };
     metadata.register_dataset(&dataset).await.with_context(|| {
-        format!("registering `{}` failed; a changed manifest needs a new `version`", manifest.reference())
+        format!("registering `{reference}` failed; a changed manifest needs a new `version`")
     })?;
-    let registered = metadata.dataset(&manifest.reference()).await?;
-    registered.with_context(|| format!("the dataset `{}` was removed while it was registered", manifest.name))
+    let registered = metadata.dataset(&reference).await?;
+    registered.with_context(|| format!("the dataset `{}` was removed while it was registered", dataset.name))
+}
+
+/// Whether a registered dataset has this manifest.
+fn is_same(known: &Dataset, manifest: &Manifest) -> bool {
+    let as_written = |manifest: Manifest| match manifest {
+        Manifest::Derived(derived) => Manifest::Derived(derived.unresolved()),
+        raw => raw,
+    };
+    of_dataset(known).is_ok_and(|known| as_written(known) == as_written(manifest.clone()))
 }
 
 /// The manifest of a registered dataset.
-pub fn of_dataset(dataset: &Dataset) -> anyhow::Result<RawManifest> {
+pub fn of_dataset(dataset: &Dataset) -> anyhow::Result<Manifest> {
+    let damaged = || format!("the stored manifest of `{}` is damaged", dataset.name);
     supported(dataset.kind)?;
-    serde_json::from_str(&dataset.manifest)
-        .with_context(|| format!("the stored manifest of `{}` is damaged", dataset.name))
+    let value = serde_json::from_str(&dataset.manifest).with_context(damaged)?;
+    stored(value).with_context(damaged)
 }
 
 /// A manifest file that could not be brought in.
 #[derive(Debug)]
 pub struct Rejected {
     /// The file.
-    pub file: TextFile,
+    pub definition: Definition,
     /// Why.
     pub error: anyhow::Error,
 }
@@ -104,60 +226,61 @@ pub struct Rejected {
 impl Rejected {
     /// Whether the file's name says that it defines `dataset`.
     pub fn defines(&self, dataset: &DatasetRef) -> bool {
-        is_named_for(&self.file, dataset)
+        self.definition.is_named_for(dataset)
     }
 }
 
 /// The files of the folder whose names say that they define `dataset`, by path or URL.
 pub async fn files_defining(folder: &Folder, dataset: &DatasetRef) -> anyhow::Result<Vec<String>> {
-    let files = folder.files(MANIFESTS).await?;
-    let defining = files.into_iter().filter(|file| is_named_for(file, dataset));
-    Ok(defining.map(|file| file.shown).collect())
+    let files = Definition::all(folder).await?;
+    let defining = files.into_iter().filter(|definition| definition.is_named_for(dataset));
+    Ok(defining.map(|definition| definition.file.shown).collect())
 }
 
-fn is_named_for(file: &TextFile, dataset: &DatasetRef) -> bool {
-    stem_of(file).is_ok_and(|stem| {
-        stem.name == dataset.name && (dataset.version.is_none() || stem.version == dataset.version)
-    })
-}
-
-/// Brings in every manifest of the folder. A bad file keeps nobody from using the others: it is
-/// given back with the reason.
+/// Brings in every manifest of the folder, those of derived datasets after what they are made of. A bad file
+/// keeps nobody from using the others: it is given back with the reason.
 pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Result<Vec<Rejected>> {
-    let mut rejected = vec![];
-    for file in folder.files(MANIFESTS).await? {
-        if let Err(error) = import_file(&file, metadata).await {
-            rejected.push(Rejected { file, error });
+    let mut waiting = Definition::all(folder).await?;
+    loop {
+        let (count, mut rejected) = (waiting.len(), vec![]);
+        for definition in waiting {
+            if let Err(error) = import_file(&definition, metadata).await {
+                rejected.push(Rejected { definition, error });
+            }
         }
+        // What was brought in may be what the others were waiting for.
+        if rejected.is_empty() || rejected.len() == count {
+            return Ok(rejected);
+        }
+        waiting = rejected.into_iter().map(|rejected| rejected.definition).collect();
     }
-    Ok(rejected)
 }
 
 /// The manifests of the folder that are valid.
-pub async fn defined(folder: &Folder) -> anyhow::Result<Vec<RawManifest>> {
-    let files = folder.files(MANIFESTS).await?;
-    Ok(files.iter().filter_map(|file| read(file).ok()).flatten().collect())
+pub async fn defined(folder: &Folder) -> anyhow::Result<Vec<Manifest>> {
+    let files = Definition::all(folder).await?;
+    Ok(files.iter().filter_map(|definition| definition.manifests().ok()).flatten().collect())
 }
 
 /// As [`import`], and warns of each file that is left out.
 pub async fn import_and_warn(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
     for rejected in import(folder, metadata).await? {
-        tracing::warn!("{} is left out: {:#}", rejected.file.shown, rejected.error);
+        tracing::warn!("{} is left out: {:#}", rejected.definition.file.shown, rejected.error);
     }
     Ok(())
 }
 
-async fn import_file(file: &TextFile, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
-    let stem = stem_of(file)?;
-    let manifests = read(file)?;
+async fn import_file(definition: &Definition, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
+    let stem = stem_of(&definition.file)?;
+    let manifests = definition.manifests()?;
     for manifest in &manifests {
-        let is_named = stem.name == manifest.name && stem.version.is_none_or(|v| v == manifest.version);
+        let (name, version) = (manifest.name(), manifest.version());
+        let is_named = stem.name == *name && stem.version.is_none_or(|v| v == version);
         if manifests.len() == 1 && !is_named {
             bail!(
-                "the file {} defines `{}`; name it {}.json",
-                file.shown,
-                manifest.reference(),
-                manifest.name
+                "the file {} defines `{}`; name it {name}.json",
+                definition.file.shown,
+                manifest.reference()
             );
         }
         register(manifest, metadata).await?;

@@ -1,7 +1,7 @@
 //! What a job is asked to do, as the Admin API takes it and the metadata database keeps it.
 
 use anyhow::{Context, ensure};
-use nozzle_core::{BlockNum, manifest::RawManifest, range::MAX_BLOCK};
+use nozzle_core::{BlockNum, manifest::Manifest, range::MAX_BLOCK};
 use nozzle_dump::EndBlock;
 use nozzle_metadata::Job;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -82,20 +82,25 @@ impl JobRequest {
             .with_context(|| format!("the stored request of the job {} is damaged", job.id))
     }
 
+    /// Whether its last block depends on where the head is when it starts.
+    pub fn ends_by_head(&self) -> bool {
+        matches!(self.end_block, Some(End::Latest(_) | End::Number(..0)))
+    }
+
     /// As it is stored: the same text for the same request.
     pub fn to_text(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string(self)?)
     }
 
     /// Refuses what no dump of the dataset can do.
-    pub fn check(&self, manifest: &RawManifest) -> anyhow::Result<()> {
+    pub fn check(&self, manifest: &Manifest) -> anyhow::Result<()> {
         ensure!((1..=MAX_JOBS).contains(&self.n_jobs), "`n_jobs` must be from 1 to {MAX_JOBS}");
         ensure!(
             (1..=MAX_PARTITION_MB).contains(&self.partition_size_mb),
             "`partition_size_mb` must be from 1 to {MAX_PARTITION_MB}"
         );
         if let Some(End::Number(number @ 0..)) = self.end_block {
-            let start = manifest.start_block;
+            let start = manifest.start_block();
             ensure!(
                 number.unsigned_abs() >= start,
                 "the end block {number} is below the dataset's first block {start}"

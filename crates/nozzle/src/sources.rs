@@ -10,8 +10,11 @@ use futures::{
     stream::{self, BoxStream},
 };
 use nozzle_core::{
-    BlockId, BlockNum, BlockRange, DatasetKind, Network, TableDef, manifest::RawManifest, manifest::Verify,
+    BlockId, BlockNum, BlockRange, DatasetKind, Network, TableDef,
+    derived::DerivedManifest,
+    manifest::{Manifest, RawManifest, Verify},
 };
+use nozzle_dump::derived::DerivedSource;
 use nozzle_metadata::{MetadataStore, Provider};
 use nozzle_sources::{
     BlockRows, BlockSource, Head, SharedSource, SourceError,
@@ -24,7 +27,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     context::Context,
-    networks,
+    definitions, networks,
     providers::{self, EvmRpcProvider},
 };
 
@@ -56,7 +59,10 @@ impl Endpoint {
     }
 
     /// The providers for the manifest's network, in the order in which they are tried; at least one.
-    pub async fn of_manifest(manifest: &RawManifest, context: &Context) -> anyhow::Result<Vec<Self>> {
+    ///
+    /// None for a derived dataset, whose blocks are those of others.
+    pub async fn of_manifest(manifest: &Manifest, context: &Context) -> anyhow::Result<Vec<Self>> {
+        let Manifest::Raw(manifest) = manifest else { return Ok(vec![]) };
         let found = Self::of_network(&manifest.network, context.metadata.as_ref()).await?;
         if found.is_empty() {
             bail!(
@@ -106,8 +112,34 @@ impl Endpoint {
 }
 
 /// Opens the source of a dataset: its endpoints, tried in their order, each of which must serve the
-/// manifest's network. Nothing is sent yet.
+/// manifest's network; or what a derived one is made of. Nothing is sent yet.
 pub fn open(
+    endpoints: &[Endpoint],
+    manifest: &Manifest,
+    verify: Option<Verify>,
+    context: &Context,
+) -> anyhow::Result<SharedSource> {
+    match manifest {
+        Manifest::Raw(manifest) => of_nodes(endpoints, manifest, verify),
+        Manifest::Derived(manifest) => of_datasets(manifest, context),
+    }
+}
+
+fn of_datasets(manifest: &DerivedManifest, context: &Context) -> anyhow::Result<SharedSource> {
+    let resolved = manifest.resolved.as_ref().context("the dataset is not registered")?;
+    let source = DerivedSource::new(
+        manifest.name.to_string(),
+        Arc::new(context.engine()?),
+        Arc::clone(&context.metadata),
+        definitions::derived::queries(manifest),
+        resolved,
+        context.config.microbatch_max_interval,
+    );
+    let source = source.map_err(anyhow::Error::msg)?;
+    Ok(Arc::new(Retry::new(Arc::new(source), RetryPolicy::default())))
+}
+
+fn of_nodes(
     endpoints: &[Endpoint],
     manifest: &RawManifest,
     verify: Option<Verify>,

@@ -3,7 +3,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use nozzle_core::{BlockNum, Network, RevisionId, manifest::RawManifest};
+use anyhow::Context as _;
+use nozzle_core::{BlockNum, Network, RevisionId, manifest::Manifest};
 use nozzle_dump::{
     Compaction, Policy,
     collect::{self, Collected},
@@ -12,7 +13,6 @@ use nozzle_dump::{
     writer::Target,
 };
 use nozzle_metadata::{CommitSeq, Dataset, DatasetId, Finality, Revision, Snapshot};
-use nozzle_sources::evm::tables;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -166,7 +166,8 @@ impl Upkeep {
         let manifest = definitions::of_dataset(dataset)?;
         let (id, changed) = (revision.id, revision.changed);
         let seen = self.seen.get(&id).cloned().unwrap_or_default();
-        let Some(finalized) = self.finalized(&manifest.network).await? else { return Ok(Pass::default()) };
+        let Some(network) = manifest.network() else { return Ok(Pass::default()) };
+        let Some(finalized) = self.finalized(network).await? else { return Ok(Pass::default()) };
         // Blocks become final without a commit; a few more of them are not worth a look.
         let is_as_before = |(commit, known): (CommitSeq, BlockNum)| {
             commit == changed && finalized < known.saturating_add(LOOK_AGAIN_BLOCKS)
@@ -198,14 +199,14 @@ impl Upkeep {
         Ok(finality.and_then(|finality| finality.finalized).map(|block| block.number))
     }
 
-    fn target(&self, manifest: &RawManifest, revision: &Revision) -> anyhow::Result<Target> {
-        let tables = manifest.select_tables(&tables::tables()).map_err(anyhow::Error::msg)?;
+    fn target(&self, manifest: &Manifest, revision: &Revision) -> anyhow::Result<Target> {
+        let tables = definitions::tables(manifest)?;
         let concurrency = self.context.config.compaction.write_concurrency.max(1);
         Ok(Target {
             metadata: Arc::clone(&self.context.metadata),
             stores: Arc::clone(&self.context.stores),
             tables: revision::locate(&tables, revision)?,
-            network: manifest.network.clone(),
+            network: manifest.network().context("the dataset has no network")?.clone(),
             manifest: serde_json::to_value(manifest)?,
             parquet: self.context.parquet_options()?,
             job_memory_bytes: WRITER_MEMORY_BYTES / concurrency,

@@ -124,10 +124,7 @@ impl DatasetSchema {
     }
 
     fn table_of(&self, location: &Location) -> DataFusionResult<SegmentTable> {
-        let is_raw = match self.dataset.kind {
-            DatasetKind::EvmRpc | DatasetKind::Firehose | DatasetKind::EthBeacon => true,
-            DatasetKind::Substreams | DatasetKind::Manifest | DatasetKind::Sql => false,
-        };
+        let is_raw = is_raw(self.dataset.kind);
         let scan = Scan { location: location.id, sequence: self.sequence, range: BlockRange::from(0) };
         let (schema, is_uniform) = location_schema(location).map_err(DataFusionError::Internal)?;
         Ok(SegmentTable::new(SegmentTableParts {
@@ -155,6 +152,14 @@ impl SchemaProvider for DatasetSchema {
 
     fn table_exist(&self, name: &str) -> bool {
         self.location(name).is_some()
+    }
+}
+
+/// Whether the tables of such datasets have the block's number as `block_num` too.
+pub fn is_raw(kind: DatasetKind) -> bool {
+    match kind {
+        DatasetKind::EvmRpc | DatasetKind::Firehose | DatasetKind::EthBeacon => true,
+        DatasetKind::Substreams | DatasetKind::Manifest | DatasetKind::Sql => false,
     }
 }
 

@@ -5,13 +5,16 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::{
     parser::Statement,
-    sqlparser::ast::{GroupByExpr, LimitClause, OrderByKind, Query, Select, TableFactor, Visit, Visitor},
+    sqlparser::ast::{
+        GroupByExpr, LimitClause, OrderByKind, Query, Select, Setting, Statement as Sql, TableFactor, Visit,
+        Visitor,
+    },
 };
 
 /// The first clause of a statement that the engine does not heed.
 pub(crate) fn unheeded(statement: &Statement) -> Option<&'static str> {
     match statement {
-        Statement::Statement(sql) => match sql.visit(&mut Unheeded) {
+        Statement::Statement(sql) => match sql.visit(&mut Unheeded { is_within: false }) {
             ControlFlow::Break(clause) => Some(clause),
             ControlFlow::Continue(()) => None,
         },
@@ -20,7 +23,38 @@ pub(crate) fn unheeded(statement: &Statement) -> Option<&'static str> {
     }
 }
 
-struct Unheeded;
+struct Unheeded {
+    /// Whether this is a query within another.
+    is_within: bool,
+}
+
+/// The setting that a query may have.
+const STREAM: &str = "stream";
+
+/// All others.
+const SETTINGS: &str = "SETTINGS but for `stream = true` at the end";
+
+/// Whether a text has the word that a stream is asked for with, which most have not.
+pub(crate) fn may_be_stream(sql: &str) -> bool {
+    const WORD: &[u8] = b"settings";
+    sql.as_bytes().windows(WORD.len()).any(|part| part.eq_ignore_ascii_case(WORD))
+}
+
+/// Whether a statement asks for a stream: `SETTINGS stream = true`.
+pub(crate) fn is_stream(statement: &Statement) -> bool {
+    let Statement::Statement(sql) = statement else { return false };
+    let Sql::Query(query) = sql.as_ref() else { return false };
+    let is_on = |setting: &Setting| {
+        is_stream_setting(setting) && setting.value.to_string().eq_ignore_ascii_case("true")
+    };
+    query.settings.iter().flatten().any(is_on)
+}
+
+fn is_stream_setting(setting: &Setting) -> bool {
+    let value = setting.value.to_string();
+    setting.key.value.eq_ignore_ascii_case(STREAM)
+        && ["true", "false"].contains(&value.to_ascii_lowercase().as_str())
+}
 
 fn first(clauses: &[(bool, &'static str)]) -> ControlFlow<&'static str> {
     clauses
@@ -37,12 +71,15 @@ impl Visitor for Unheeded {
             &query.limit_clause,
             Some(LimitClause::LimitOffset { limit_by, .. }) if !limit_by.is_empty()
         );
+        let is_within = std::mem::replace(&mut self.is_within, true);
+        let has_settings =
+            query.settings.iter().flatten().any(|setting| is_within || !is_stream_setting(setting));
         let fills = query.order_by.as_ref().is_some_and(|order| match &order.kind {
             OrderByKind::Expressions(by) => by.iter().any(|by| by.with_fill.is_some()),
             OrderByKind::All(_) => false,
         });
         first(&[
-            (query.settings.is_some(), "SETTINGS"),
+            (has_settings, SETTINGS),
             (query.format_clause.is_some(), "FORMAT"),
             (query.fetch.is_some(), "FETCH"),
             (!query.locks.is_empty(), "FOR UPDATE"),
@@ -106,7 +143,9 @@ mod tests {
         };
         let cases = [
             ("SELECT 1 FROM t PREWHERE a < 5", "PREWHERE"),
-            ("SELECT 1 FROM t SETTINGS stream = true", "SETTINGS"),
+            ("SELECT 1 FROM t SETTINGS threads = 4", SETTINGS),
+            ("SELECT 1 FROM t SETTINGS stream = maybe", SETTINGS),
+            ("SELECT 1 FROM (SELECT a FROM t SETTINGS stream = true)", SETTINGS),
             ("SELECT 1 FROM t TABLESAMPLE (10 PERCENT)", "SAMPLE"),
             ("SELECT * FROM (SELECT 1 FROM t FOR UPDATE) s", "FOR UPDATE"),
             ("WITH s AS (SELECT 1 FROM t PREWHERE a) SELECT * FROM s", "PREWHERE"),
@@ -120,6 +159,7 @@ mod tests {
         }
         for sql in [
             "SELECT a FROM t WHERE b GROUP BY a HAVING c ORDER BY a LIMIT 5 OFFSET 2",
+            "SELECT a FROM t SETTINGS stream = true",
             "VALUES (1)",
             "SHOW TABLES",
         ] {

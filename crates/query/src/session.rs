@@ -17,7 +17,7 @@ use datafusion::{
     },
     error::DataFusionError,
     execution::{
-        SendableRecordBatchStream, SessionStateBuilder,
+        SendableRecordBatchStream, SessionState, SessionStateBuilder,
         cache::cache_manager::CacheManagerConfig,
         context::SQLOptions,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -30,13 +30,15 @@ use datafusion::{
     sql::parser::{DFParserBuilder, Statement},
 };
 use nozzle_core::{DatasetRef, Network};
-use nozzle_metadata::{Dataset, MetadataStore, Snapshot};
+use nozzle_metadata::{CommitSeq, Dataset, MetadataStore, Snapshot};
+use tokio::sync::watch;
 
 use crate::{
     calls::{self, Called, ContractCaller},
     catalog::{CATALOG, SnapshotCatalog},
     clauses, depth,
     error::QueryError,
+    feed::Feeds,
     literals,
     memory::Share,
     nearest::suggestion,
@@ -67,6 +69,7 @@ pub struct Engine {
     max_query_memory_bytes: Option<usize>,
     config: SessionConfig,
     caller: Option<Arc<dyn ContractCaller>>,
+    feeds: Arc<Feeds>,
 }
 
 impl Engine {
@@ -94,12 +97,18 @@ impl Engine {
             .build_arc()?;
         let max_query_memory_bytes = config.max_query_memory_bytes;
         let config = session_config();
-        Ok(Self { metadata, stores, runtime, max_query_memory_bytes, config, caller: None })
+        let feeds = Arc::default();
+        Ok(Self { metadata, stores, runtime, max_query_memory_bytes, config, caller: None, feeds })
     }
 
     /// The engine with what its queries call contracts through; without it there is no `eth_call`.
     pub fn with_caller(self, caller: Arc<dyn ContractCaller>) -> Self {
         Self { caller: Some(caller), ..self }
+    }
+
+    /// Where streams of the same query find each other.
+    pub(crate) fn feeds(&self) -> &Arc<Feeds> {
+        &self.feeds
     }
 
     /// What a query shares with the others, with a memory of its own where one has a limit.
@@ -108,6 +117,11 @@ impl Engine {
         let share = Share::new(limit, Arc::clone(&self.runtime.memory_pool));
         let runtime = RuntimeEnvBuilder::from_runtime_env(&self.runtime).with_memory_pool(Arc::new(share));
         Ok(runtime.build_arc()?)
+    }
+
+    /// A channel that changes soon after each commit: only a hint.
+    pub fn commits(&self) -> watch::Receiver<CommitSeq> {
+        self.metadata.commits()
     }
 
     /// A session that sees the present moment.
@@ -120,7 +134,8 @@ impl Engine {
             .with_config(self.config.clone())
             .with_runtime_env(self.runtime_of_one()?)
             .with_catalog_list(Arc::new(catalogs));
-        Ok(Session { context: context(state), catalog, snapshot, caller: self.caller.clone() })
+        let metadata = Arc::clone(&self.metadata);
+        Ok(Session { context: context(state), catalog, snapshot, metadata, caller: self.caller.clone() })
     }
 }
 
@@ -137,7 +152,7 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
     context
 }
 
-fn session_config() -> SessionConfig {
+pub(crate) fn session_config() -> SessionConfig {
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG, "public")
         .with_create_default_catalog_and_schema(false)
@@ -154,6 +169,7 @@ pub struct Session {
     context: SessionContext,
     catalog: Arc<SnapshotCatalog>,
     snapshot: Snapshot,
+    metadata: Arc<dyn MetadataStore>,
     caller: Option<Arc<dyn ContractCaller>>,
 }
 
@@ -164,6 +180,21 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
+    /// What plans and runs this session's queries.
+    pub(crate) fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// The schemas that queries of this session can name.
+    pub(crate) fn catalog(&self) -> &Arc<SnapshotCatalog> {
+        &self.catalog
+    }
+
+    /// The database that this session's moment is one of.
+    pub(crate) fn metadata(&self) -> &dyn MetadataStore {
+        self.metadata.as_ref()
+    }
+
     /// The moment that this session sees.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
@@ -171,17 +202,17 @@ impl Session {
 
     /// Plans one read-only statement.
     pub async fn plan(&self, sql: &str) -> Result<LogicalPlan, QueryError> {
-        depth::check(sql)?;
-        let mut statement = parse_one(sql)?;
-        calls::regroup(&mut statement);
-        if !only_reads(&statement) {
+        let statement = parsed(sql)?;
+        if clauses::is_stream(&statement) {
             return Err(QueryError::Plan(
-                "only statements that read are answered here: SELECT, WITH, VALUES, EXPLAIN, SHOW".into(),
+                "a stream is no answer with an end: ask `nozzle server` for it".into(),
             ));
         }
-        if let Some(clause) = clauses::unheeded(&statement) {
-            return Err(QueryError::Plan(format!("{clause} is not understood here: leave it out")));
-        }
+        self.plan_statement(statement).await
+    }
+
+    /// As [`Self::plan`], also of a stream.
+    pub(crate) async fn plan_statement(&self, statement: Statement) -> Result<LogicalPlan, QueryError> {
         for called in calls::named(&statement) {
             let function = self.eth_call(&called)?;
             self.context.register_udf(function);
@@ -193,11 +224,7 @@ impl Session {
                 self.check_table(&table)?;
             }
         }
-        let plan = state.statement_to_plan(statement).await?;
-        read_only().verify_plan(&plan)?;
-        check_names(&plan)?;
-        depth::check_types(plan.schema().as_arrow())?;
-        Ok(plan)
+        planned(&state, statement).await
     }
 
     /// Runs a plan; rows come as they are made.
@@ -282,7 +309,7 @@ impl Session {
     }
 
     /// The dataset that a name means: that of a version, or the newest.
-    fn dataset(&self, reference: &DatasetRef) -> Option<&Dataset> {
+    pub(crate) fn dataset(&self, reference: &DatasetRef) -> Option<&Dataset> {
         let is_named = |version| reference.version.is_none_or(|wanted| wanted == version);
         let datasets = self.snapshot.datasets.iter().map(|(dataset, _)| dataset);
         let named = datasets.filter(|d| d.name == reference.name && is_named(d.version));
@@ -308,6 +335,36 @@ impl Session {
             .explain_missing(table.schema(), table.table())
             .map_or(Ok(()), |why| Err(QueryError::TableNotFound(why)))
     }
+}
+
+/// Whether a text is a query that asks for a stream. It is parsed, so this is for threads with a stack for that.
+pub fn asks_for_stream(sql: &str) -> bool {
+    clauses::may_be_stream(sql) && parsed(sql).is_ok_and(|statement| clauses::is_stream(&statement))
+}
+
+/// One statement that only reads, and in which nothing would go unheeded.
+pub(crate) fn parsed(sql: &str) -> Result<Statement, QueryError> {
+    depth::check(sql)?;
+    let mut statement = parse_one(sql)?;
+    calls::regroup(&mut statement);
+    if !only_reads(&statement) {
+        return Err(QueryError::Plan(
+            "only statements that read are answered here: SELECT, WITH, VALUES, EXPLAIN, SHOW".into(),
+        ));
+    }
+    if let Some(clause) = clauses::unheeded(&statement) {
+        return Err(QueryError::Plan(format!("{clause} is not understood here: leave it out")));
+    }
+    Ok(statement)
+}
+
+/// The plan of such a statement, checked.
+pub(crate) async fn planned(state: &SessionState, statement: Statement) -> Result<LogicalPlan, QueryError> {
+    let plan = state.statement_to_plan(statement).await?;
+    read_only().verify_plan(&plan)?;
+    check_names(&plan)?;
+    depth::check_types(plan.schema().as_arrow())?;
+    Ok(plan)
 }
 
 /// Refuses names that rows could not be told by: two output columns of one name, and aliases that begin as the

@@ -70,13 +70,23 @@ pub struct SegmentTableParts {
     pub is_raw: bool,
 }
 
+/// The columns that hold the block number: `block_num` too where the dataset is raw.
+pub fn block_columns(is_raw: bool) -> &'static [&'static str] {
+    if is_raw { &[BLOCK_NUM, "block_num"] } else { &[BLOCK_NUM] }
+}
+
 impl SegmentTable {
     /// A table over the given scan.
     pub fn new(parts: SegmentTableParts) -> Self {
         let SegmentTableParts { metadata, stores, location, scan, schema, is_uniform, is_raw } = parts;
-        let block_columns: &[&str] = if is_raw { &[BLOCK_NUM, "block_num"] } else { &[BLOCK_NUM] };
+        let block_columns = block_columns(is_raw);
         let order_within_block = order_within_block(&location.table).filter(|_| is_raw);
         Self { metadata, stores, location, scan, schema, is_uniform, block_columns, order_within_block }
+    }
+
+    /// The columns that hold the block number.
+    pub fn block_columns(&self) -> &'static [&'static str] {
+        self.block_columns
     }
 
     async fn files(&self, range: BlockRange) -> DataFusionResult<Vec<(Segment, PartitionedFile)>> {

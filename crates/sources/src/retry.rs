@@ -114,6 +114,10 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
         self.inner.tables()
     }
 
+    fn is_of_chain(&self) -> bool {
+        self.inner.is_of_chain()
+    }
+
     async fn head(&self) -> Result<Head, SourceError> {
         self.ask("the head", || self.inner.head()).await
     }

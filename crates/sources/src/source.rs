@@ -26,6 +26,11 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
     /// the head or the chain skipped it.
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError>;
 
+    /// Whether its head and final block are the chain's own, and not those of what is stored of it.
+    fn is_of_chain(&self) -> bool {
+        true
+    }
+
     /// Waits until the source says by itself that the head may have moved; one that cannot never
     /// returns. A hint: callers poll as well.
     async fn head_moved(&self) {

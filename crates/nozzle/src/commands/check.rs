@@ -11,10 +11,10 @@ use arrow::{
 };
 use futures::stream;
 use indicatif::HumanCount;
-use nozzle_core::{BlockRange, TableDef, manifest::RawManifest};
+use nozzle_core::{BlockRange, TableDef, manifest::Manifest};
 use nozzle_dump::{Check, CheckReport, Finding, Repair, RepairEnd, revision, strays, writer::Target};
 use nozzle_metadata::{Dataset, Revision};
-use nozzle_sources::evm::{stored::StoredCheck, tables};
+use nozzle_sources::evm::stored::StoredCheck;
 use url::Url;
 
 use crate::{
@@ -70,7 +70,7 @@ struct Checking {
     context: Context,
     shutdown: Shutdown,
     dataset: Dataset,
-    manifest: RawManifest,
+    manifest: Manifest,
     revision: Revision,
     stored: Check,
 }
@@ -84,8 +84,11 @@ impl Checking {
         let Some(revision) = active.and_then(|(_, revision)| revision) else {
             bail!("the dataset `{}` has no data yet: run `nozzle dump --dataset {0}`", dataset.name);
         };
-        let tables: Vec<TableDef> = manifest.select_tables(&tables::tables()).map_err(anyhow::Error::msg)?;
-        let check = StoredCheck::new(tables.clone(), args.verify)?;
+        let tables: Vec<TableDef> = definitions::tables(&manifest)?;
+        let check = match &manifest {
+            Manifest::Raw(_) => StoredCheck::new(tables.clone(), args.verify)?,
+            Manifest::Derived(_) => StoredCheck::derived(tables.clone())?,
+        };
         // The files themselves, not what was kept of them.
         let context = Context { stores: stores::stores(None, stores::PATIENCE), ..context };
         let stored = Check {
@@ -146,12 +149,12 @@ impl Checking {
         let stop = self.shutdown.token();
         providers::import(&context.providers_folder()?, context.metadata.as_ref()).await?;
         let endpoints = Endpoint::of_manifest(manifest, context).await?;
-        let source = sources::open(&endpoints, manifest, Some(self.args.verify))?;
+        let source = sources::open(&endpoints, manifest, Some(self.args.verify), context)?;
         let target = Target {
             metadata: Arc::clone(&context.metadata),
             stores: Arc::clone(&context.stores),
             tables: self.stored.tables.clone(),
-            network: manifest.network.clone(),
+            network: manifest.network().context("the dataset has no network")?.clone(),
             manifest: serde_json::to_value(manifest)?,
             parquet: context.parquet_options()?,
             job_memory_bytes: WRITER_MEMORY_BYTES,

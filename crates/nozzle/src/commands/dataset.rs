@@ -29,7 +29,7 @@ pub async fn run(command: DatasetCommand, config: Config) -> anyhow::Result<Exit
 async fn import_definitions(context: &Context) -> anyhow::Result<()> {
     let folder = context.definitions_folder()?;
     for rejected in definitions::import(&folder, context.metadata.as_ref()).await? {
-        eprintln!("warning: {} is left out: {:#}", rejected.file.shown, rejected.error);
+        eprintln!("warning: {} is left out: {:#}", rejected.definition.file.shown, rejected.error);
     }
     Ok(())
 }
@@ -72,7 +72,7 @@ async fn tables_text(
         "  {:<16}{:>14}{:>12}{:>8}  {:<22}holes\n",
         "table", "rows", "bytes", "files", "linked from the start"
     );
-    let start = definitions::of_dataset(dataset).map_or(0, |manifest| manifest.start_block);
+    let start = definitions::of_dataset(dataset).map_or(0, |manifest| manifest.start_block());
     for location in &revision.locations {
         let scan = Scan { location: location.id, sequence, range: BlockRange::from(0) };
         let totals = context.metadata.totals(&scan).await?;

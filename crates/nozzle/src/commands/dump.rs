@@ -1,10 +1,16 @@
 //! `nozzle dump`: direct extraction that ends when its end block is reached.
 
-use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt, stream};
-use nozzle_core::{DatasetRef, manifest::RawManifest};
+use nozzle_core::{DatasetRef, manifest::Manifest};
 use nozzle_dump::{DumpError, DumpOptions, EndBlock, RawDump, Summary, job::CutPolicy};
 use nozzle_metadata::{Dataset, DatasetId};
 use nozzle_sources::SourceError;
@@ -16,8 +22,7 @@ use crate::{
     commands::generate_manifest,
     config::Config,
     context::{Context, holder},
-    definitions::{self, Rejected},
-    folder::TextFile,
+    definitions::{self, Definition, Rejected},
     networks,
     progress::{Progress, say},
     providers,
@@ -67,9 +72,23 @@ struct Dump {
 /// A dataset to dump and where its blocks come from.
 struct Job {
     dataset: Dataset,
-    manifest: RawManifest,
-    /// In the order in which they are tried.
+    manifest: Manifest,
+    /// In the order in which they are tried; none for a derived dataset.
     endpoints: Vec<Endpoint>,
+}
+
+impl Job {
+    /// Whether it is the one of a dataset.
+    fn is_of(&self, reference: &DatasetRef) -> bool {
+        self.dataset.name == reference.name && reference.version.is_none_or(|v| v == self.dataset.version)
+    }
+
+    /// How many are before it of those that it is made of.
+    fn level(&self, jobs: &[Job]) -> usize {
+        let needed = self.manifest.dependencies();
+        let needs = |other: &&Job| needed.iter().any(|needed| other.is_of(needed));
+        jobs.iter().filter(needs).map(|other| other.level(jobs) + 1).max().unwrap_or(0)
+    }
 }
 
 /// How a run over all datasets ended.
@@ -127,9 +146,32 @@ impl Dump {
     }
 
     async fn dump_all(&self, jobs: Vec<Job>, built: &mut BTreeSet<DatasetId>) -> anyhow::Result<RunEnd> {
-        // Following never ends, so that whoever follows several follows them side by side.
-        let side_by_side = if self.args.follow { jobs.len() } else { 1 };
+        // Following never ends, so that whoever follows several follows them side by side. Else what others are
+        // made of comes first, and beside it what has nothing to do with it.
         let is_one_of_several = jobs.len() > 1;
+        let mut levels: BTreeMap<usize, Vec<Job>> = BTreeMap::new();
+        let of_job: Vec<usize> = match (self.args.follow, self.args.ignore_deps) {
+            (true, _) => vec![0; jobs.len()],
+            (false, true) => (0..jobs.len()).collect(),
+            (false, false) => jobs.iter().map(|job| job.level(&jobs)).collect(),
+        };
+        for (level, job) in of_job.into_iter().zip(jobs) {
+            levels.entry(level).or_default().push(job);
+        }
+        let mut all_ends = vec![];
+        for jobs in levels.into_values() {
+            all_ends.extend(self.dump_side_by_side(jobs, built, is_one_of_several).await);
+        }
+        self.end_of(all_ends, built, is_one_of_several)
+    }
+
+    async fn dump_side_by_side(
+        &self,
+        jobs: Vec<Job>,
+        built: &BTreeSet<DatasetId>,
+        is_one_of_several: bool,
+    ) -> Vec<(DatasetId, anyhow::Result<RunEnd>)> {
+        let side_by_side = jobs.len();
         let runs = jobs.into_iter().map(|job| {
             let (id, fresh) = (job.dataset.id, self.args.fresh && !built.contains(&job.dataset.id));
             async move {
@@ -144,8 +186,15 @@ impl Dump {
                 (id, end.map(|summary| if summary.stopped { RunEnd::Stopped } else { RunEnd::Done }))
             }
         });
-        let ends: Vec<_> =
-            stream::iter(runs.collect::<Vec<_>>()).buffered(side_by_side.max(1)).collect().await;
+        stream::iter(runs.collect::<Vec<_>>()).buffered(side_by_side.max(1)).collect().await
+    }
+
+    fn end_of(
+        &self,
+        ends: Vec<(DatasetId, anyhow::Result<RunEnd>)>,
+        built: &mut BTreeSet<DatasetId>,
+        is_one_of_several: bool,
+    ) -> anyhow::Result<RunEnd> {
         let (mut run_end, mut failures) = (RunEnd::Done, vec![]);
         for (id, end) in ends {
             match end {
@@ -184,15 +233,45 @@ impl Dump {
                 }
             }
         }
+        let jobs = if self.args.ignore_deps { jobs } else { self.with_dependencies(jobs).await? };
         for rejected in rejected {
-            tracing::warn!("{} is left out: {:#}", rejected.file.shown, rejected.error);
+            tracing::warn!("{} is left out: {:#}", rejected.definition.file.shown, rejected.error);
         }
         Ok(jobs)
     }
 
+    /// The jobs with those of all that they are made of, each before what is made of it.
+    async fn with_dependencies(&self, jobs: Vec<Job>) -> anyhow::Result<Vec<Job>> {
+        let mut ordered: Vec<Job> = vec![];
+        let mut waiting: Vec<Job> = jobs.into_iter().rev().collect();
+        while let Some(job) = waiting.pop() {
+            if ordered.iter().any(|done| done.dataset.id == job.dataset.id) {
+                continue;
+            }
+            let is_there = |needed: &&&DatasetRef| ordered.iter().any(|done| done.is_of(needed));
+            let missing: Vec<DatasetRef> = job
+                .manifest
+                .dependencies()
+                .iter()
+                .filter(|needed| !is_there(needed))
+                .map(|d| (*d).clone())
+                .collect();
+            if missing.is_empty() {
+                ordered.push(job);
+                continue;
+            }
+            // No cycle can be: a manifest names only what was registered before it.
+            waiting.push(job);
+            for needed in missing {
+                waiting.push(self.job(self.context.dataset(&needed).await?).await?);
+            }
+        }
+        Ok(ordered)
+    }
+
     async fn of_file(&self, path: &Path) -> anyhow::Result<Vec<Job>> {
         let mut jobs = vec![];
-        for manifest in definitions::read(&TextFile::read(path)?)? {
+        for manifest in Definition::read(path)?.manifests()? {
             let dataset = definitions::register(&manifest, self.context.metadata.as_ref()).await?;
             jobs.push(self.job(dataset).await?);
         }
@@ -212,8 +291,8 @@ impl Dump {
     async fn job(&self, dataset: Dataset) -> anyhow::Result<Job> {
         let manifest = definitions::of_dataset(&dataset)?;
         let endpoints = match &self.args.rpc_url {
-            Some(url) => vec![Endpoint::of_url(url)],
-            None => Endpoint::of_manifest(&manifest, &self.context).await?,
+            Some(url) if matches!(manifest, Manifest::Raw(_)) => vec![Endpoint::of_url(url)],
+            _ => Endpoint::of_manifest(&manifest, &self.context).await?,
         };
         Ok(Job { dataset, manifest, endpoints })
     }
@@ -252,6 +331,7 @@ impl Dump {
             say(&format!("wrote the provider {path}"));
             providers::import(&folder, metadata.as_ref()).await?;
         }
+        let manifest = Manifest::Raw(manifest);
         let dataset = definitions::register(&manifest, metadata.as_ref()).await?;
         Ok(Job { dataset, manifest, endpoints: vec![endpoint] })
     }
@@ -259,16 +339,17 @@ impl Dump {
     async fn dump(&self, job: Job, fresh: bool) -> anyhow::Result<Summary> {
         let Job { dataset, manifest, mut endpoints } = job;
         let name = dataset.name.clone();
-        self.context.throttles.hold(&mut endpoints, &manifest.network)?;
-        let source = sources::open(&endpoints, &manifest, self.args.verify);
+        let network = manifest.network().context("the dataset has no network")?.clone();
+        self.context.throttles.hold(&mut endpoints, &network)?;
+        let source = sources::open(&endpoints, &manifest, self.args.verify, &self.context);
         let source = source.with_context(|| format!("dumping `{name}` failed"))?;
         let raw = RawDump {
             metadata: Arc::clone(&self.context.metadata),
             stores: Arc::clone(&self.context.stores),
             source,
             dataset,
-            network: manifest.network.clone(),
-            start_block: manifest.start_block,
+            network,
+            start_block: manifest.start_block(),
             options: self.options(&manifest, fresh)?,
         };
         let progress = Progress::start(name.as_str());
@@ -284,20 +365,20 @@ impl Dump {
         }
     }
 
-    fn options(&self, manifest: &RawManifest, fresh: bool) -> anyhow::Result<DumpOptions> {
+    fn options(&self, manifest: &Manifest, fresh: bool) -> anyhow::Result<DumpOptions> {
         let defaults = self.context.dump_options(self.base_url.clone(), holder("dump"))?;
         Ok(DumpOptions {
             end: match self.args.end_block {
-                cli::EndBlock::Number(number) if number < manifest.start_block => bail!(
+                cli::EndBlock::Number(number) if number < manifest.start_block() => bail!(
                     "the end block {number} is below the dataset's first block {}",
-                    manifest.start_block
+                    manifest.start_block()
                 ),
                 cli::EndBlock::Latest => EndBlock::Latest,
                 cli::EndBlock::Number(number) => EndBlock::Number(number),
                 cli::EndBlock::BelowHead(below) => EndBlock::BelowHead(below),
             },
             follow: self.args.follow,
-            only_finalized: self.args.only_finalized_blocks || manifest.finalized_blocks_only,
+            only_finalized: self.args.only_finalized_blocks || manifest.is_finalized_only(),
             fresh,
             jobs: usize::from(self.args.n_jobs),
             is_base_explicit: self.args.location.is_some(),

@@ -7,7 +7,6 @@ use indicatif::{HumanBytes, HumanCount};
 use nozzle_core::DatasetRef;
 use nozzle_dump::restore::{self, Defined, Found, Planned, Restore, Restored, Survey};
 use nozzle_metadata::{Revision, RevisionState};
-use nozzle_sources::evm::tables;
 
 use crate::{
     cli::RestoreArgs,
@@ -90,7 +89,7 @@ impl Version {
 async fn versions(survey: &Survey, wanted: &DatasetRef, context: &Context) -> anyhow::Result<Vec<Version>> {
     let mut by_version = BTreeMap::new();
     for (index, found) in survey.found.iter().enumerate().rev() {
-        let manifest = match definitions::manifest(found.manifest.clone()) {
+        let manifest = match definitions::stored(found.manifest.clone()) {
             Ok(manifest) => manifest,
             Err(error) => {
                 // The others can be used all the same.
@@ -102,25 +101,28 @@ async fn versions(survey: &Survey, wanted: &DatasetRef, context: &Context) -> an
                 continue;
             }
         };
-        if manifest.name != wanted.name || wanted.version.is_some_and(|version| version != manifest.version) {
+        if *manifest.name() != wanted.name
+            || wanted.version.is_some_and(|version| version != manifest.version())
+        {
             continue;
         }
         let (newest, indices) =
-            by_version.entry(manifest.version).or_insert_with(|| (manifest.clone(), vec![]));
+            by_version.entry(manifest.version()).or_insert_with(|| (manifest.clone(), vec![]));
         if *newest == manifest {
             indices.push(index);
         } else {
             say(&format!(
                 "the revision {} is left out: it was written for another manifest of version {}",
-                found.revision, manifest.version
+                found.revision,
+                manifest.version()
             ));
         }
     }
     let mut versions = vec![];
     for (manifest, found) in by_version.into_values() {
         let dataset = definitions::register(&manifest, context.metadata.as_ref()).await?;
-        let tables = manifest.select_tables(&tables::tables()).map_err(anyhow::Error::msg)?;
-        let defined = Defined { dataset, tables, start_block: manifest.start_block };
+        let tables = definitions::tables(&manifest)?;
+        let defined = Defined { dataset, tables, start_block: manifest.start_block() };
         versions.push(Version { defined, found });
     }
     Ok(versions)

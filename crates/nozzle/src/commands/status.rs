@@ -77,7 +77,7 @@ fn of_revision<'a>(stored: &'a [Coverage], revision: Option<&Revision>) -> Vec<&
 }
 
 fn start_of(dataset: &Dataset) -> BlockNum {
-    definitions::of_dataset(dataset).map_or(0, |manifest| manifest.start_block)
+    definitions::of_dataset(dataset).map_or(0, |manifest| manifest.start_block())
 }
 
 fn number(number: Option<BlockNum>) -> String {

@@ -44,6 +44,12 @@ pub struct Config {
     pub max_concurrent_queries: usize,
     /// Folders for spilling; empty: the system's temporary folder.
     pub spill_location: Vec<PathBuf>,
+    /// How many blocks of a derived dataset are computed at a time, at most.
+    pub microbatch_max_interval: u64,
+    /// How many blocks of a stream are computed at a time, at most.
+    pub server_microbatch_max_interval: u64,
+    /// How often a stream says that it lives while nothing comes.
+    pub keep_alive_interval_secs: f64,
     /// How often a head is asked for while it is waited for.
     pub poll_interval_secs: f64,
     /// Where Arrow Flight listens.
@@ -230,6 +236,9 @@ impl Default for Config {
             query_timeout_secs: 0.0,
             max_concurrent_queries: 0,
             spill_location: vec![],
+            microbatch_max_interval: 100_000,
+            server_microbatch_max_interval: 1000,
+            keep_alive_interval_secs: 30.0,
             poll_interval_secs: 1.0,
             flight_addr: "127.0.0.1:1602".into(),
             jsonl_addr: "127.0.0.1:1603".into(),
@@ -362,6 +371,12 @@ impl Config {
     fn check(&self) -> anyhow::Result<()> {
         if !is_interval(self.poll_interval_secs) {
             bail!("poll_interval_secs must be greater than 0 and at most a year");
+        }
+        if !is_interval(self.keep_alive_interval_secs) {
+            bail!("keep_alive_interval_secs must be greater than 0 and at most a year");
+        }
+        if self.microbatch_max_interval == 0 || self.server_microbatch_max_interval == 0 {
+            bail!("microbatch_max_interval and server_microbatch_max_interval must be at least 1 block");
         }
         if !is_interval(self.writer.segment_flush_interval_secs) {
             bail!("writer.segment_flush_interval_secs must be greater than 0 and at most a year");

@@ -13,7 +13,6 @@ pub mod json;
 
 mod cells;
 mod parquet;
-pub mod plain;
 mod table;
 #[cfg(test)]
 mod testing;

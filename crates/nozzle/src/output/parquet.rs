@@ -12,7 +12,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::plain::{plain_batch, plain_schema};
+use nozzle_query::plain::{plain_batch, plain_schema};
 
 /// A Parquet file that is being written. It is one once [`finish`](Self::finish) has returned.
 pub(super) struct ParquetFile<W: Write + Send> {

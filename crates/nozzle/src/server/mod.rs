@@ -10,6 +10,7 @@ mod flight;
 mod incoming;
 mod jsonl;
 mod query;
+mod stream;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{config::Config, context::Context};
 use auth::Gate;
 use incoming::{Incoming, Tls};
-use query::{Limits, Queries};
+use query::{Limits, Queries, StreamLimits};
 
 /// How long connections have to end once the last answer is at its end: its bytes may still be on their way.
 const LAST_BYTES: Duration = Duration::from_secs(5);
@@ -70,7 +71,12 @@ impl Bound {
             time: (config.query_timeout_secs > 0.0)
                 .then(|| Duration::from_secs_f64(config.query_timeout_secs)),
         };
-        let queries = Queries::new(context.engine()?, limits).context("starting the threads for queries")?;
+        let streams = StreamLimits {
+            most_blocks: config.server_microbatch_max_interval,
+            keep_alive: Duration::from_secs_f64(config.keep_alive_interval_secs),
+        };
+        let queries =
+            Queries::new(context.engine()?, limits, streams).context("starting the threads for queries")?;
         let queries = Arc::new(queries);
         let flight = listen(selection.flight, "flight_addr", &config.flight_addr).await?;
         let jsonl = listen(selection.jsonl, "jsonl_addr", &config.jsonl_addr).await?;

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::{Stream, StreamExt, stream};
-use nozzle_query::{Engine, LogicalPlan, QueryError, Rows, Session};
+use nozzle_query::{Engine, LogicalPlan, QueryError, QueryStream, Rows, Session, StreamItem, StreamOptions};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinError,
@@ -12,7 +12,10 @@ use tokio::{
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken};
 
-use super::error::{ApiError, ErrorCode};
+use super::{
+    error::{ApiError, ErrorCode},
+    stream::Resume,
+};
 use crate::threads::QueryThreads;
 
 /// Batches that wait between the scan and the encoder: enough that neither waits for the other,
@@ -64,12 +67,30 @@ pub struct Limits {
     pub time: Option<Duration>,
 }
 
+/// How streams go on.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamLimits {
+    /// How many blocks a range has at most.
+    pub most_blocks: u64,
+    /// How often an item comes where there is nothing to tell.
+    pub keep_alive: Duration,
+}
+
+/// A stream that was found to be one.
+pub struct Following {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// What comes, without end.
+    pub items: Pin<Box<dyn Stream<Item = Result<StreamItem, ApiError>> + Send>>,
+}
+
 /// What answers queries, for all servers of the process.
 #[derive(Debug)]
 pub struct Queries {
     engine: Arc<Engine>,
     threads: QueryThreads,
     limits: Limits,
+    streams: StreamLimits,
     /// The turns of queries at a time, in the order in which they came; absent without a limit.
     turns: Option<Arc<Semaphore>>,
     /// The answers that were begun and are not at their end.
@@ -78,11 +99,12 @@ pub struct Queries {
 
 impl Queries {
     /// Over an engine, on threads of their own.
-    pub fn new(engine: Engine, limits: Limits) -> std::io::Result<Self> {
+    pub fn new(engine: Engine, limits: Limits, streams: StreamLimits) -> std::io::Result<Self> {
         Ok(Self {
             engine: Arc::new(engine),
             threads: QueryThreads::start()?,
             limits,
+            streams,
             turns: limits.at_a_time.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
             begun: TaskTracker::new(),
         })
@@ -165,6 +187,58 @@ impl Queries {
         let rest =
             stream::unfold(coming, |mut coming| async { coming.next().await.map(|item| (item, coming)) });
         Ok(Running { schema, batches: Box::pin(stream::iter(first.map(Ok)).chain(rest)) })
+    }
+}
+
+impl Queries {
+    /// Whether a statement itself asks for a stream.
+    pub async fn asks_for_stream(&self, sql: &str) -> Result<bool, ApiError> {
+        let sql = sql.to_owned();
+        self.threads.spawn(async move { nozzle_query::asks_for_stream(&sql) }).await.map_err(defect)
+    }
+
+    /// Starts a stream. It takes no turn, as it never ends, and keeps no server from ending: its client goes on
+    /// elsewhere. A client that does not read holds it up, and nothing else.
+    pub async fn follow(&self, sql: String, resume: Resume) -> Result<Following, ApiError> {
+        let engine = Arc::clone(&self.engine);
+        let StreamLimits { most_blocks, keep_alive } = self.streams;
+        let options = StreamOptions { most_blocks, keep_alive, resume };
+        let (begun, opened) = oneshot::channel();
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let following = self.threads.spawn(async move {
+            let mut stream = match QueryStream::open(engine, sql, options).await {
+                Ok(stream) => stream,
+                Err(error) => return drop(begun.send(Err(error))),
+            };
+            if begun.send(Ok(stream.schema())).is_err() {
+                return;
+            }
+            loop {
+                let item = tokio::select! {
+                    item = stream.next() => item,
+                    () = sender.closed() => return,
+                };
+                let is_over = item.is_err();
+                if sender.send(item.map_err(ApiError::from)).await.is_err() || is_over {
+                    return;
+                }
+            }
+        });
+        let schema = match opened.await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(following.await.err().map_or_else(lost, defect)),
+        };
+        let items = stream::unfold((receiver, Some(following)), |(mut receiver, following)| async {
+            match receiver.recv().await {
+                Some(item) => Some((item, (receiver, following))),
+                // It ends by an error, or because whoever made it is gone.
+                None => {
+                    let error = following?.await.err()?;
+                    Some((Err(defect(error)), (receiver, None)))
+                }
+            }
+        });
+        Ok(Following { schema, items: Box::pin(items) })
     }
 }
 

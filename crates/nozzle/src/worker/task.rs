@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use nozzle_core::{BlockRange, manifest::RawManifest, range::MAX_BLOCK};
+use nozzle_core::{BlockRange, DatasetName, manifest::Manifest, range::MAX_BLOCK};
 use nozzle_dump::{DumpError, DumpOptions, EndBlock, Part, RawDump, job::CutPolicy, plan};
-use nozzle_metadata::{JobPlan, MetadataError, Revision, Task, TaskEnd, TaskKind};
+use nozzle_metadata::{Job, JobFilter, JobPlan, JobStatus, MetadataError, Revision, Task, TaskEnd, TaskKind};
 use tokio_util::sync::CancellationToken;
 
 use super::{Worker, report, report::Log};
@@ -16,6 +16,9 @@ use crate::{context::holder, definitions, jobs::JobRequest, report::one_line, so
 
 /// The longest wait before a task is tried again.
 const MAX_RETRY: Duration = Duration::from_secs(300);
+
+/// How long a job waits before it looks again whether those are over that it is to come after.
+const AFTER_DEPENDENCIES: Duration = Duration::from_secs(1);
 
 /// Why a task has ended before its goal.
 enum Trouble {
@@ -87,10 +90,38 @@ impl Doing<'_> {
             return Err(Trouble::Lost);
         };
         let dump = dump?;
+        if self.task.kind == TaskKind::Head
+            && job.end_block.is_none()
+            && request.ends_by_head()
+            && let Some(dataset) = self.awaited(&manifest).await?
+        {
+            let why = format!("it comes after the job of `{dataset}`, of which it is made");
+            return Ok(TaskEnd::Retry { why, after: AFTER_DEPENDENCIES });
+        }
         match self.task.kind {
             TaskKind::Head => self.head(dump, &request).await,
             TaskKind::Range(range) => self.range(dump, range).await,
         }
+    }
+
+    /// What the dataset is made of and a job with an end is still at: the head is where that has ended.
+    async fn awaited(&self, manifest: &Manifest) -> Result<Option<DatasetName>, Trouble> {
+        let metadata = &self.worker.context.metadata;
+        for reference in manifest.dependencies() {
+            let Some(dataset) = metadata.dataset(reference).await? else { continue };
+            let filter = JobFilter {
+                statuses: JobStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect(),
+                dataset: Some(dataset.id),
+                limit: 1,
+                ..JobFilter::default()
+            };
+            let live = metadata.jobs(&filter).await?;
+            let ends = |job: &Job| JobRequest::of(job).is_ok_and(|request| request.end_block.is_some());
+            if live.iter().any(ends) {
+                return Ok(Some(dataset.name));
+            }
+        }
+        Ok(None)
     }
 
     /// Plans the job; then does what lies above what was cut off for others, or all where that is little.
@@ -166,14 +197,15 @@ impl Doing<'_> {
         planned.ok_or_else(|| Trouble::Lasts(anyhow!("the revision that the job writes is gone")))
     }
 
-    async fn dump(&self, request: &JobRequest, manifest: &RawManifest) -> Result<RawDump, Trouble> {
+    async fn dump(&self, request: &JobRequest, manifest: &Manifest) -> Result<RawDump, Trouble> {
         let (context, job) = (&self.worker.context, &self.task.job);
         // A database that is away comes back; a variable that is missing here may be set elsewhere; a
         // provider may still be added.
         let endpoints = sources::Endpoint::of_manifest(manifest, context).await;
         let mut endpoints = endpoints.map_err(Trouble::MayPass)?;
-        self.worker.throttles.hold(&mut endpoints, &manifest.network).map_err(Trouble::MayPass)?;
-        let source = sources::open(&endpoints, manifest, None)
+        let network = manifest.network().context("the dataset has no network").map_err(Trouble::Lasts)?;
+        self.worker.throttles.hold(&mut endpoints, network).map_err(Trouble::MayPass)?;
+        let source = sources::open(&endpoints, manifest, None, context)
             .with_context(|| format!("opening the source of `{}` failed", job.dataset.name))
             .map_err(Trouble::MayPass)?;
         Ok(RawDump {
@@ -181,13 +213,13 @@ impl Doing<'_> {
             stores: Arc::clone(&context.stores),
             source,
             dataset: job.dataset.clone(),
-            network: manifest.network.clone(),
-            start_block: manifest.start_block,
+            network: network.clone(),
+            start_block: manifest.start_block(),
             options: self.options(request, manifest).await?,
         })
     }
 
-    async fn options(&self, request: &JobRequest, manifest: &RawManifest) -> Result<DumpOptions, Trouble> {
+    async fn options(&self, request: &JobRequest, manifest: &Manifest) -> Result<DumpOptions, Trouble> {
         let (context, config) = (&self.worker.context, &self.worker.context.config);
         let base_url = stores::writable_folder(&config.data_dir, &config.base, &context.stores);
         let base_url = base_url.await.map_err(Trouble::MayPass)?;
@@ -196,7 +228,7 @@ impl Doing<'_> {
         let defaults = context.dump_options(base_url, holder).map_err(Trouble::Lasts)?;
         Ok(DumpOptions {
             end: EndBlock::Latest,
-            only_finalized: request.only_finalized_blocks || manifest.finalized_blocks_only,
+            only_finalized: request.only_finalized_blocks || manifest.is_finalized_only(),
             fresh: request.fresh,
             jobs: usize::from(request.n_jobs),
             cut: CutPolicy { partition_bytes: request.partition_size_mb << 20, ..defaults.cut },

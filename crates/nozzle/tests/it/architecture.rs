@@ -32,7 +32,7 @@ const MAY_USE: [(&str, &str); 6] = [
     ),
     (
         "nozzle-dump",
-        "nozzle-core nozzle-metadata nozzle-query nozzle-sources arrow bytes chrono futures object_store parquet \
+        "nozzle-core nozzle-metadata nozzle-query nozzle-sources arrow async-trait bytes chrono futures object_store parquet \
          serde_json thiserror tokio tokio-util tracing url uuid",
     ),
     // The program may use all, but the engine and the database only through their crates.

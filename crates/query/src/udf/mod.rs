@@ -14,15 +14,17 @@ mod sum;
 mod text;
 mod u256;
 
-use datafusion::prelude::SessionContext;
+use std::sync::Arc;
+
+use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 use function::udf;
 
 #[cfg(test)]
 mod tests;
 
-/// Makes the functions known to the queries of a session.
-pub(crate) fn register(context: &SessionContext) {
-    let scalar = [
+/// The functions of rows, by which others can plan as queries here do.
+pub fn functions() -> Vec<Arc<ScalarUDF>> {
+    vec![
         udf::<evm::Topic>(),
         udf::<evm::DecodeLog>(),
         udf::<evm::DecodeParams>(),
@@ -35,8 +37,12 @@ pub(crate) fn register(context: &SessionContext) {
         udf::<text::ToDecimal>(),
         udf::<text::ToF64>(),
         udf::<text::ToBinary>(),
-    ];
-    scalar.into_iter().for_each(|function| context.register_udf((*function).clone()));
+    ]
+}
+
+/// Makes the functions known to the queries of a session.
+pub(crate) fn register(context: &SessionContext) {
+    functions().into_iter().for_each(|function| context.register_udf((*function).clone()));
     bounded::register(context);
     context.register_udaf(sum::checked());
     aggregate::all().into_iter().for_each(|function| context.register_udaf((*function).clone()));

@@ -60,9 +60,23 @@ pub struct StoredCheck {
     decoded: Vec<usize>,
     decoder: Decoder,
     renderer: Renderer,
+    /// Whether rows are only to lie in their blocks, in order: they are not a chain's own.
+    is_derived: bool,
 }
 
 impl StoredCheck {
+    /// A check of tables whose rows no chain has: they lie in their blocks, in order.
+    pub fn derived(tables: Vec<TableDef>) -> Result<Self, TooFewColumns> {
+        let unknown = |error: SourceError| TooFewColumns {
+            level: Verify::None,
+            missing: error.to_string(),
+            highest: None,
+        };
+        let decoder = Decoder::new(ORIGIN, vec![], Verify::None).map_err(unknown)?;
+        let decoded = (0..tables.len()).collect();
+        Ok(Self { decoded, tables, decoder, renderer: Renderer::new(&[]), is_derived: true })
+    }
+
     /// A check of these tables; refused where they have fewer columns than the level needs. Below
     /// `full`, tables that do not say which of their rows belong together are not looked at.
     pub fn new(tables: Vec<TableDef>, level: Verify) -> Result<Self, TooFewColumns> {
@@ -73,7 +87,7 @@ impl StoredCheck {
         let renderer = Renderer::new(&selected);
         let unknown = |error: SourceError| TooFewColumns { level, missing: error.to_string(), highest: None };
         let decoder = Decoder::new(ORIGIN, selected, level).map_err(unknown)?;
-        Ok(Self { tables, decoded, decoder, renderer })
+        Ok(Self { tables, decoded, decoder, renderer, is_derived: false })
     }
 
     /// The tables, in the order in which [`Self::check`] takes their rows.
@@ -90,7 +104,7 @@ impl StoredCheck {
             let Some(why) = misplaced(range, batch) else { continue };
             checked.bad.push(BadBlock { block: range.start(), table: Some(self.decoded[table]), why });
         }
-        if !checked.bad.is_empty() {
+        if !checked.bad.is_empty() || self.is_derived {
             return checked;
         }
         let mut run: Vec<Stored> = vec![];

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use nozzle_core::{BlockRange, DatasetName, DatasetRef, DatasetVersion, manifest::RawManifest, range};
+use nozzle_core::{BlockRange, DatasetName, DatasetRef, DatasetVersion, manifest::Manifest, range};
 use nozzle_metadata::{
     Coverage, Dataset, JobFilter, JobId, JobStatus, MetadataError, NewJob, RevisionState, Scan, Scheduled,
 };
@@ -144,7 +144,6 @@ impl Admin {
     async fn details(&self, dataset: &Dataset) -> Result<DatasetDetails, AdminError> {
         let metadata = self.context.metadata.as_ref();
         let manifest = definitions::of_dataset(dataset)?;
-        let tables = manifest.select_tables(&nozzle_sources::evm::tables::tables());
         let revisions = metadata.revisions(dataset.id).await?;
         let active = revisions.into_iter().find(|revision| revision.state == RevisionState::Active);
         let stored = match &active {
@@ -153,7 +152,7 @@ impl Admin {
         };
         let network = dataset.network.as_ref().map(ToString::to_string);
         let mut details = vec![];
-        for table in tables.map_err(anyhow::Error::msg)? {
+        for table in definitions::tables(&manifest)? {
             let covered: Option<&Coverage> = stored.iter().find(|covered| covered.table == table.name);
             let location = active.iter().flat_map(|active| &active.locations).find(|l| l.table == table.name);
             let ranges = match location {
@@ -165,7 +164,7 @@ impl Admin {
                 }
                 None => vec![],
             };
-            let starts_at_start = ranges.first().is_some_and(|first| first.start() == manifest.start_block);
+            let starts_at_start = ranges.first().is_some_and(|first| first.start() == manifest.start_block());
             details.push(TableDetails {
                 name: table.name.to_string(),
                 active_location: location.map(|location| location.url.clone()),
@@ -199,7 +198,7 @@ pub async fn list(
         all.insert((dataset.name.to_string(), dataset.version), ());
     }
     for manifest in definitions::defined(&admin.context.definitions_folder()?).await? {
-        all.insert((manifest.name.to_string(), manifest.version), ());
+        all.insert((manifest.name().to_string(), manifest.version()), ());
     }
     let after = match &after.last_dataset {
         Some(text) => {
@@ -243,11 +242,13 @@ fn refused_registration(error: anyhow::Error) -> AdminError {
     let said = format!("{error:#}");
     match error.downcast_ref::<MetadataError>() {
         Some(MetadataError::Refused(_)) => AdminError::new(Code::DatasetExists, said),
-        _ => error.into(),
+        Some(_) => error.into(),
+        // What it is made of, or its queries.
+        None => AdminError::new(Code::ManifestValidation, format!("the manifest is not valid: {said}")),
     }
 }
 
-fn read_manifest(body: Value) -> Result<RawManifest, AdminError> {
+fn read_manifest(body: Value) -> Result<Manifest, AdminError> {
     let format = |why: String| AdminError::new(Code::InvalidPayload, why);
     let Value::Object(mut keys) = body else { return Err(format("the body must be a JSON object".into())) };
     let is_wrapped = keys.contains_key("manifest") && !keys.contains_key("kind");
@@ -276,7 +277,7 @@ fn read_manifest(body: Value) -> Result<RawManifest, AdminError> {
     checked(manifest)
 }
 
-fn checked(manifest: Value) -> Result<RawManifest, AdminError> {
+fn checked(manifest: Value) -> Result<Manifest, AdminError> {
     let Some(kind) = manifest.get("kind").and_then(Value::as_str) else {
         return Err(AdminError::new(Code::InvalidManifest, "the manifest has no `kind`"));
     };
@@ -338,7 +339,9 @@ impl Admin {
     }
 
     async fn remove(&self, reference: &DatasetRef) -> Result<StatusCode, AdminError> {
-        let ids: Vec<_> = self.named(reference).await?.iter().map(|dataset| dataset.id).collect();
+        let removed = self.named(reference).await?;
+        self.refuse_in_use(&removed).await?;
+        let ids: Vec<_> = removed.iter().map(|dataset| dataset.id).collect();
         match self.context.metadata.remove_datasets(&ids).await {
             Ok(()) => Ok(StatusCode::NO_CONTENT),
             Err(MetadataError::Refused(why)) => Err(AdminError::new(Code::ActiveJob, why)),
@@ -346,16 +349,53 @@ impl Admin {
         }
     }
 
+    /// Refuses to remove what other datasets are made of.
+    async fn refuse_in_use(&self, removed: &[Dataset]) -> Result<(), AdminError> {
+        let is_removed = |dataset: &Dataset| removed.iter().any(|removed| removed.id == dataset.id);
+        for dataset in self.context.metadata.datasets().await?.iter().filter(|dataset| !is_removed(dataset)) {
+            let Ok(manifest) = definitions::of_dataset(dataset) else { continue };
+            let needs = |removed: &&Dataset| {
+                let is_it = |needed: &&DatasetRef| {
+                    needed.name == removed.name && needed.version.is_none_or(|v| v == removed.version)
+                };
+                manifest.dependencies().iter().any(is_it)
+            };
+            if let Some(needed) = removed.iter().find(needs) {
+                return Err(AdminError::new(
+                    Code::DatasetInUse,
+                    format!("the dataset `{}` is made of `{}`: remove it first", dataset.name, needed.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Schedules what a dataset is made of, as far as nobody is at it.
+    async fn start_dependencies(&self, manifest: &Manifest, request: &JobRequest) -> Result<(), AdminError> {
+        let request = JobRequest { fresh: false, ..request.clone() };
+        for reference in manifest.dependencies() {
+            let dataset = self.dataset(reference).await?;
+            let own = definitions::of_dataset(&dataset)?;
+            Box::pin(self.start_dependencies(&own, &request)).await?;
+            let job = NewJob { dataset: dataset.id, descriptor: request.to_text()? };
+            // One that is live in another way brings its blocks too.
+            self.context.metadata.schedule(&job).await?;
+        }
+        Ok(())
+    }
+
     async fn start(&self, reference: &DatasetRef, request: &JobRequest) -> Result<Json<Started>, AdminError> {
         let dataset = self.dataset(reference).await?;
         let invalid = |error: anyhow::Error| AdminError::new(Code::InvalidRequest, format!("{error:#}"));
-        request.check(&definitions::of_dataset(&dataset).map_err(invalid)?).map_err(invalid)?;
+        let manifest = definitions::of_dataset(&dataset).map_err(invalid)?;
+        request.check(&manifest).map_err(invalid)?;
         if self.context.metadata.is_single_machine() && !self.has_worker {
             return Err(AdminError::new(
                 Code::NoWorker,
                 "nobody does jobs of a SQLite database but a server with a worker in it: start it as `nozzle server --dev`, or use PostgreSQL and `nozzle worker`",
             ));
         }
+        self.start_dependencies(&manifest, request).await?;
         let job = NewJob { dataset: dataset.id, descriptor: request.to_text()? };
         match self.context.metadata.schedule(&job).await? {
             Scheduled::New(JobId(job_id)) | Scheduled::Same(JobId(job_id)) => Ok(Json(Started { job_id })),

@@ -89,6 +89,8 @@ codes! {
     DatasetExists CONFLICT "DATASET_ALREADY_EXISTS";
     /// Another dump of the dataset is under way.
     ActiveJob CONFLICT "ACTIVE_JOB_CONFLICT";
+    /// Other datasets are made of it.
+    DatasetInUse CONFLICT "DATASET_IN_USE";
     /// The job's status does not allow it.
     JobConflict CONFLICT "JOB_CONFLICT";
     /// No worker can do jobs of this database.

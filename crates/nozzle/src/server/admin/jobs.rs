@@ -140,7 +140,7 @@ fn not_found(job: JobId) -> AdminError {
 }
 
 fn answer(job: Job, stored: &[&Coverage]) -> JobAnswer {
-    let start_block = definitions::of_dataset(&job.dataset).map_or(0, |manifest| manifest.start_block);
+    let start_block = definitions::of_dataset(&job.dataset).map_or(0, |manifest| manifest.start_block());
     let table = |covered: &&Coverage| {
         let progress = TableProgress {
             start_block,

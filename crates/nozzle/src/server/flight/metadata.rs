@@ -19,7 +19,7 @@ use nozzle_query::{QueryError, Session, catalog::CATALOG};
 use tonic::Status;
 
 use super::super::query::Queries;
-use crate::output::plain::plain_schema;
+use nozzle_query::plain::plain_schema;
 
 /// What all tables are.
 const TABLE: &str = "TABLE";

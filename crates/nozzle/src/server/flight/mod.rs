@@ -24,8 +24,11 @@ use arrow_flight::{
     },
 };
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
-use nozzle_query::{LogicalPlan, Session};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
+use nozzle_query::{
+    LogicalPlan, Session, StreamItem,
+    plain::{plain_batch, plain_schema},
+};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
@@ -34,12 +37,10 @@ use super::{
     auth::{Gate, token_of},
     error::ApiError,
     incoming::Incoming,
-    query::{Queries, Running, Statement},
+    query::{Following, Queries, Running, Statement},
+    stream::{self, Messages, Resume},
 };
-use crate::{
-    config::Role,
-    output::plain::{plain_batch, plain_schema},
-};
+use crate::config::Role;
 
 mod metadata;
 mod prepared;
@@ -147,7 +148,7 @@ fn schema_message(schema: &Schema) -> Result<Bytes, Status> {
 }
 
 fn one<T: Send + 'static>(item: T) -> Response<Rows<T>> {
-    Response::new(Box::pin(stream::once(std::future::ready(Ok(item)))))
+    Response::new(Box::pin(futures::stream::once(std::future::ready(Ok(item)))))
 }
 
 impl Flight {
@@ -176,11 +177,17 @@ impl Flight {
         flight_info(&*self.schema(asked).await?, ticket, descriptor)
     }
 
-    async fn rows(&self, ticket: Ticket) -> Result<Rows<FlightData>, Status> {
-        let statement = match Asked::parse(&ticket.ticket)?.statement()? {
-            Ok(statement) => statement,
+    async fn rows(&self, request: Request<Ticket>) -> Result<Rows<FlightData>, Status> {
+        let headers = request.metadata().clone().into_headers();
+        let statement = match Asked::parse(&request.get_ref().ticket)?.statement()? {
+            Ok(statement) => match stream::asked_for(&self.queries, &headers, &statement.sql).await? {
+                Some(resume) => return self.follow(statement, resume).await,
+                None => statement,
+            },
             Err(command) => match metadata::answer(&command, &self.queries).await? {
-                Some(batch) => return Ok(encoded(batch.schema(), stream::once(async { Ok(batch) }))),
+                Some(batch) => {
+                    return Ok(encoded(batch.schema(), futures::stream::once(async { Ok(batch) })));
+                }
                 None => return Err(not_offered(command.type_url())),
             },
         };
@@ -192,6 +199,32 @@ impl Flight {
             plain_batch(&batch, &announced).map_err(FlightError::Arrow)
         });
         Ok(encoded(schema, batches))
+    }
+
+    /// A stream: the schema, then its items, each with what it tells of blocks.
+    async fn follow(&self, statement: Statement, resume: Resume) -> Result<Rows<FlightData>, Status> {
+        if statement.parameters.is_some() {
+            return Err(not_offered("a stream with parameters"));
+        }
+        let Following { schema, items } = self.queries.follow(statement.sql, resume).await?;
+        let schema = plain_schema(&schema);
+        let messages = Messages::new(Arc::clone(&schema));
+        let first = messages.schema();
+        let rest = items.scan(messages, move |messages, item| {
+            let encoded = item.map_err(Status::from).and_then(|item| {
+                let rows = match &item {
+                    StreamItem::Rows(batch, _) => Some(plain_batch(batch, &schema).map_err(internal)?),
+                    StreamItem::Complete(_) | StreamItem::KeepAlive => None,
+                };
+                messages.of(&item, rows).map_err(internal)
+            });
+            let messages: Vec<Result<FlightData, Status>> = match encoded {
+                Ok(messages) => messages.into_iter().map(Ok).collect(),
+                Err(status) => vec![Err(status)],
+            };
+            std::future::ready(Some(futures::stream::iter(messages)))
+        });
+        Ok(Box::pin(futures::stream::iter([Ok(first)]).chain(rest.flatten())))
     }
 
     async fn prepare(&self, request: ActionCreatePreparedStatementRequest) -> Result<ActionResult, Status> {
@@ -292,7 +325,7 @@ impl FlightService for Flight {
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        self.rows(request.into_inner()).await.map(Response::new)
+        self.rows(request).await.map(Response::new)
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
@@ -320,7 +353,7 @@ impl FlightService for Flight {
         &self,
         _request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        Ok(Response::new(Box::pin(stream::iter(self.tables().await?))))
+        Ok(Response::new(Box::pin(futures::stream::iter(self.tables().await?))))
     }
 
     async fn poll_flight_info(
@@ -355,7 +388,7 @@ impl FlightService for Flight {
                 self.prepare(request).await.map(one)
             }
             // Nothing was kept of it.
-            CLOSE_PREPARED => Ok(Response::new(Box::pin(stream::empty()))),
+            CLOSE_PREPARED => Ok(Response::new(Box::pin(futures::stream::empty()))),
             other => Err(not_offered(other)),
         }
     }
@@ -369,6 +402,6 @@ impl FlightService for Flight {
         let action = |(name, description): (&str, &str)| {
             Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() })
         };
-        Ok(Response::new(Box::pin(stream::iter(actions.map(action)))))
+        Ok(Response::new(Box::pin(futures::stream::iter(actions.map(action)))))
     }
 }

@@ -10,13 +10,10 @@ use arrow::{
 };
 use axum::http::{HeaderMap, header};
 
+use nozzle_query::plain::{plain_batch, plain_schema};
+
 use super::qualities;
-use crate::output::{
-    DecimalFormat,
-    csv::Csv,
-    json::JsonLines,
-    plain::{plain_batch, plain_schema},
-};
+use crate::output::{DecimalFormat, csv::Csv, json::JsonLines};
 
 /// A form, by its media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,9 @@
 //! gone: a last line tells the error, and then the connection is broken off, so that no client
 //! takes a cut answer for a whole one.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
+use arrow::array::RecordBatch;
 use axum::{
     Json, Router,
     body::{Body, to_bytes},
@@ -17,14 +18,16 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
-use serde_json::json;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use nozzle_query::StreamItem;
+use serde_json::{Value, json};
 
 use super::{
     admin,
     auth::{self, Gate},
     error::{ApiError, ErrorCode},
-    query::{Batches, Queries, Running},
+    query::{Following, Queries, Running},
+    stream as server_stream,
 };
 use crate::output::DecimalFormat;
 use form::{Form, Rows};
@@ -81,7 +84,17 @@ async fn answer(State(queries): State<Arc<Queries>>, request: Request) -> Result
     };
     let sql = statement(body).await?;
     let decimals = decimal_format(&parts.headers)?;
-    let Running { schema, batches } = queries.start(sql.into()).await?;
+    let (schema, pieces) = match server_stream::asked_for(&queries, &parts.headers, &sql).await? {
+        Some(resume) => {
+            let Following { schema, items } = queries.follow(sql, resume).await?;
+            let control = form == Form::Json && server_stream::wants_control(&parts.headers)?;
+            (schema, following(items, control))
+        }
+        None => {
+            let Running { schema, batches } = queries.start(sql.into()).await?;
+            (schema, Box::pin(batches.map_ok(Piece::Rows)) as Pieces)
+        }
+    };
     let rows = Rows::new(form, &schema, decimals).map_err(|error| cannot_be_written(&error))?;
     let packing = Packing::accepted(&parts.headers)
         .map_err(|error| ApiError::new(ErrorCode::ExecutionError, error.to_string()))?;
@@ -91,7 +104,7 @@ async fn answer(State(queries): State<Arc<Queries>>, request: Request) -> Result
     if let Some(name) = packing.name() {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
-    Ok((headers, Body::from_stream(body_of(batches, rows, packing))).into_response())
+    Ok((headers, Body::from_stream(body_of(pieces, rows, packing))).into_response())
 }
 
 fn cannot_be_written(error: &anyhow::Error) -> ApiError {
@@ -133,24 +146,55 @@ fn qualities(headers: &HeaderMap, name: &HeaderName) -> Vec<(String, f32)> {
     choices.filter_map(read).collect()
 }
 
+/// A part of an answer.
+enum Piece {
+    Rows(RecordBatch),
+    /// A line beside the rows.
+    Line(Value),
+}
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, ApiError>> + Send>>;
+
+/// The rows of a stream, with lines about their blocks where these are asked for.
+fn following(
+    items: impl Stream<Item = Result<StreamItem, ApiError>> + Send + 'static,
+    control: bool,
+) -> Pieces {
+    let pieces = items.map(move |item| {
+        let pieces = match item {
+            Ok(item) => {
+                let line = control.then(|| Piece::Line(json!({ "_nozzle": server_stream::told(&item) })));
+                let rows = match item {
+                    StreamItem::Rows(batch, _) => Some(Piece::Rows(batch)),
+                    StreamItem::Complete(_) | StreamItem::KeepAlive => None,
+                };
+                line.into_iter().chain(rows).map(Ok).collect()
+            }
+            Err(error) => vec![Err(error)],
+        };
+        stream::iter(pieces)
+    });
+    Box::pin(pieces.flatten())
+}
+
 /// What is left to send.
 enum Sending {
-    Rows(Batches, Box<Rows>, Packing),
+    Rows(Pieces, Box<Rows>, Packing),
     /// The last line has told the error; now the connection is broken off.
     Broken(String),
     Done,
 }
 
 fn body_of(
-    batches: Batches,
+    pieces: Pieces,
     mut rows: Rows,
     mut packing: Packing,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let first = rows.begin();
     let first = if first.is_empty() { None } else { Some(packing.pack(first)) };
-    let rest = stream::unfold(Sending::Rows(batches, Box::new(rows), packing), |sending| async {
+    let rest = stream::unfold(Sending::Rows(pieces, Box::new(rows), packing), |sending| async {
         match sending {
-            Sending::Rows(batches, rows, packing) => Some(next_bytes(batches, rows, packing).await),
+            Sending::Rows(pieces, rows, packing) => Some(next_bytes(pieces, rows, packing).await),
             Sending::Broken(why) => {
                 // An error at once would take what is not sent yet along, the last line too.
                 tokio::time::sleep(LAST_LINE_TIME).await;
@@ -163,16 +207,18 @@ fn body_of(
 }
 
 async fn next_bytes(
-    mut batches: Batches,
+    mut pieces: Pieces,
     mut rows: Box<Rows>,
     mut packing: Packing,
 ) -> (io::Result<Bytes>, Sending) {
-    let encoded = match batches.next().await {
+    let encoded = match pieces.next().await {
         None => return (ended(*rows, packing), Sending::Done),
-        Some(batch) => batch.and_then(|batch| rows.encode(&batch).map_err(|error| cannot_be_written(&error))),
+        Some(Ok(Piece::Rows(batch))) => rows.encode(&batch).map_err(|error| cannot_be_written(&error)),
+        Some(Ok(Piece::Line(line))) => Ok(format!("{line}\n").into()),
+        Some(Err(error)) => Err(error),
     };
     match encoded {
-        Ok(bytes) => (packing.pack(bytes), Sending::Rows(batches, rows, packing)),
+        Ok(bytes) => (packing.pack(bytes), Sending::Rows(pieces, rows, packing)),
         Err(error) if rows.has_lines() => {
             let line = format!("{}\n", json!({ "_nozzle": { "error": error.to_json() } }));
             (packing.pack(line.into()), Sending::Broken(error.message))

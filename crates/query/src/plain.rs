@@ -1,4 +1,4 @@
-//! The plain types of rows that leave the program.
+//! The plain types of rows that leave the program, or are stored.
 //!
 //! View types, dictionaries and runs become the types that they stand for, at any depth: they are
 //! how rows travel within the engine, not what they are. Everything else keeps its type.

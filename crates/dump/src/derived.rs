@@ -1,0 +1,264 @@
+//! A derived dataset as a source of blocks: the queries of its tables, run range by range over what is stored.
+//!
+//! To whoever writes, it is a source like any other: its blocks are those of the raw dataset below, with their
+//! hashes, so that resuming, reorgs, leases, jobs and compaction are the same. Its head is the watermark of what
+//! it is made of: the blocks up to which all of that is stored and linked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use arrow::{
+    array::{AsArray, RecordBatch, UInt64Array},
+    compute::concat_batches,
+    datatypes::SchemaRef,
+};
+use async_trait::async_trait;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use nozzle_core::{
+    BlockId, BlockNum, BlockRange, DatasetRef, Network, TableDef, block::BlockLink, derived::Resolved,
+};
+use nozzle_metadata::MetadataStore;
+use nozzle_query::{Engine, QueryError, Session, TableQuery, plain::plain_batch};
+use nozzle_sources::{BlockRows, BlockSource, Head, SourceError, TableRows};
+
+/// How many blocks the first range of a stream has, which is before anything is known of their rows.
+const FIRST_BLOCKS: u64 = 256;
+
+/// What a range should give: more, and the next one is smaller.
+const RANGE_BYTES: usize = 16 << 20;
+
+/// How long the first blocks of what it is made of are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The tables of a derived dataset.
+#[derive(Debug, Clone)]
+pub struct DerivedSource(Arc<Derivation>);
+
+#[derive(Debug)]
+struct Derivation {
+    name: String,
+    engine: Arc<Engine>,
+    metadata: Arc<dyn MetadataStore>,
+    tables: Vec<TableDef>,
+    queries: Vec<TableQuery>,
+    names: BTreeMap<String, DatasetRef>,
+    chain: DatasetRef,
+    network: Network,
+    most_blocks: u64,
+}
+
+impl DerivedSource {
+    /// The tables that a registered manifest describes, each range of at most `most_blocks` blocks.
+    pub fn new(
+        name: String,
+        engine: Arc<Engine>,
+        metadata: Arc<dyn MetadataStore>,
+        queries: Vec<TableQuery>,
+        resolved: &Resolved,
+        most_blocks: u64,
+    ) -> Result<Self, String> {
+        Ok(Self(Arc::new(Derivation {
+            name,
+            engine,
+            metadata,
+            tables: resolved.tables()?,
+            queries,
+            names: resolved.names.clone(),
+            chain: resolved.chain.clone(),
+            network: resolved.network.clone(),
+            most_blocks: most_blocks.max(1),
+        })))
+    }
+}
+
+impl Derivation {
+    fn unavailable(&self, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
+        SourceError::Unavailable { provider: self.name.clone(), source: why.into() }
+    }
+
+    /// What failed, by whether asking again may help.
+    fn failed(&self, error: QueryError) -> SourceError {
+        match error {
+            QueryError::Parse(why) | QueryError::Plan(why) => {
+                SourceError::Refused { provider: self.name.clone(), why }
+            }
+            error => self.unavailable(error),
+        }
+    }
+
+    async fn session(&self) -> Result<Session, SourceError> {
+        self.engine.session().await.map_err(|error| self.failed(error))
+    }
+
+    /// The last block up to which all that it is made of is stored and linked, at a session's moment.
+    async fn watermark(&self, session: &Session) -> Result<Option<BlockNum>, SourceError> {
+        let datasets: BTreeSet<DatasetRef> = self.names.values().chain([&self.chain]).cloned().collect();
+        session.watermark(&datasets, &self.chain).await.map_err(|error| self.failed(error))
+    }
+
+    /// The blocks of a range, with their hashes.
+    async fn links(&self, session: &Session, range: BlockRange) -> Result<Vec<BlockLink>, SourceError> {
+        session.links(&self.chain, range).await.map_err(|error| self.failed(error))
+    }
+
+    /// The last block up to a number.
+    async fn block_up_to(&self, session: &Session, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
+        let last = session.last_block(&self.chain, number).await.map_err(|error| self.failed(error))?;
+        Ok(last.map(|link| link.id()))
+    }
+
+    /// The rows of a range, all of one moment.
+    async fn rows(&self, range: BlockRange) -> Result<BlockRows, SourceError> {
+        let session = self.session().await?;
+        if self.watermark(&session).await?.is_none_or(|watermark| watermark < range.end()) {
+            return Err(
+                self.unavailable(format!("what it is made of no longer reaches to block {}", range.end()))
+            );
+        }
+        let blocks = self.links(&session, range).await?;
+        let planned = session.derive(&self.names, &self.queries).await.map_err(|error| self.failed(error))?;
+        let (mut tables, mut source_bytes) = (vec![], 0);
+        for table in &self.tables {
+            let place = self.queries.iter().position(|query| query.table == table.name);
+            let Some(incremental) = place.and_then(|place| planned.get(place)) else {
+                let why = format!("its table `{}` has no query", table.name);
+                return Err(SourceError::Refused { provider: self.name.clone(), why });
+            };
+            let plan = incremental.at(range).map_err(|error| self.failed(error))?;
+            let rows = session.execute(plan).await.map_err(|error| self.failed(error))?;
+            let batches: Vec<RecordBatch> =
+                rows.try_collect().await.map_err(|error| self.failed(error.into()))?;
+            let batch = self.conformed(&batches, &table.schema)?;
+            source_bytes += batch.get_array_memory_size();
+            tables.push(TableRows { ends: ends(&batch, &blocks), batch });
+        }
+        Ok(BlockRows { range, blocks, tables, source_bytes: source_bytes as u64 })
+    }
+
+    /// All rows in one batch with the table's own columns.
+    fn conformed(&self, batches: &[RecordBatch], schema: &SchemaRef) -> Result<RecordBatch, SourceError> {
+        let plain = batches.iter().map(|batch| plain_batch(batch, schema)).collect::<Result<Vec<_>, _>>();
+        let whole = plain.and_then(|batches| concat_batches(schema, &batches));
+        whole.map_err(|error| {
+            let why = format!("its rows do not have the columns that were registered: {error}");
+            SourceError::Refused { provider: self.name.clone(), why }
+        })
+    }
+}
+
+/// For each block the number of rows up to its end. The rows are sorted by their blocks.
+fn ends(batch: &RecordBatch, blocks: &[BlockLink]) -> Vec<usize> {
+    let numbers: &UInt64Array = batch.column(0).as_primitive();
+    blocks.iter().map(|block| numbers.values().partition_point(|number| *number <= block.number)).collect()
+}
+
+#[async_trait]
+impl BlockSource for DerivedSource {
+    fn provider(&self) -> &str {
+        &self.0.name
+    }
+
+    fn tables(&self) -> &[TableDef] {
+        &self.0.tables
+    }
+
+    fn is_of_chain(&self) -> bool {
+        false
+    }
+
+    /// The watermark; the first blocks are waited for.
+    async fn head(&self) -> Result<Head, SourceError> {
+        let own = &self.0;
+        let mut commits = own.metadata.commits();
+        let waiting = async {
+            loop {
+                commits.mark_unchanged();
+                let session = own.session().await?;
+                if let Some(watermark) = own.watermark(&session).await?
+                    && let Some(latest) = own.block_up_to(&session, watermark).await?
+                {
+                    return Ok((session, latest));
+                }
+                tokio::time::timeout(Duration::from_secs(1), commits.changed()).await.ok();
+            }
+        };
+        let (session, latest) = match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(found) => found?,
+            Err(_) => {
+                let datasets = own.names.values().map(|dataset| format!("`{dataset}`")).collect::<Vec<_>>();
+                return Err(own.unavailable(format!("no block of {} is stored yet", datasets.join(" and "))));
+            }
+        };
+        let finality = own.metadata.finality(&own.network).await.map_err(|error| own.unavailable(error))?;
+        let finalized = match finality.and_then(|known| known.finalized) {
+            Some(finalized) if finalized.number >= latest.number => Some(latest),
+            Some(finalized) => own.block_up_to(&session, finalized.number).await?,
+            None => None,
+        };
+        Ok(Head { latest, finalized })
+    }
+
+    async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
+        let own = &self.0;
+        let session = own.session().await?;
+        let links = own.links(&session, BlockRange::single(number)).await?;
+        Ok(links.first().map(BlockLink::id))
+    }
+
+    async fn head_moved(&self) {
+        self.0.metadata.commits().changed().await.ok();
+    }
+
+    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        let reading = Reading {
+            source: Arc::clone(&self.0),
+            left: Some(range),
+            blocks: FIRST_BLOCKS.min(self.0.most_blocks),
+            last: None,
+        };
+        stream::unfold(reading, |mut reading| async { reading.next().await.map(|item| (item, reading)) })
+            .boxed()
+    }
+}
+
+/// What is left of a range.
+struct Reading {
+    source: Arc<Derivation>,
+    left: Option<BlockRange>,
+    /// How many blocks come next.
+    blocks: u64,
+    last: Option<BlockLink>,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
+        let left = self.left.take()?;
+        let end = left.end().min(left.start().saturating_add(self.blocks - 1));
+        let range = BlockRange::new(left.start(), end)?;
+        let rows = match self.source.rows(range).await {
+            Ok(rows) => rows,
+            Err(error) => return Some(Err(error)),
+        };
+        if let (Some(last), Some(first)) = (&self.last, rows.blocks.first())
+            && first.parent_hash != last.hash
+        {
+            let (expected, found) = (last.hash, first.parent_hash);
+            return Some(Err(SourceError::NotLinked { block: first.number, expected, found }));
+        }
+        self.last = rows.blocks.last().copied().or(self.last);
+        let bytes = usize::try_from(rows.source_bytes).unwrap_or(usize::MAX);
+        self.blocks = match bytes {
+            0..RANGE_BYTES => (self.blocks * 2).min(self.source.most_blocks),
+            _ if bytes > 2 * RANGE_BYTES => (self.blocks / 2).max(1),
+            _ => self.blocks,
+        };
+        self.left = BlockRange::new(end.saturating_add(1), left.end());
+        Some(Ok(rows))
+    }
+}

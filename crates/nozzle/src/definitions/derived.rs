@@ -1,0 +1,242 @@
+//! Manifests of derived datasets: checked whole when they are registered, and pinned to what they are made of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, bail, ensure};
+use nozzle_core::{
+    BlockNum, DatasetRef, Network, TableName,
+    derived::{Dependency, DerivedManifest, Resolved},
+    manifest::Manifest,
+    schema::{BLOCK_NUM, schema_from_json, schema_to_json},
+};
+use nozzle_metadata::{Dataset, MetadataStore};
+use nozzle_query::{
+    KnownTable, TableQuery,
+    catalog::is_raw,
+    derive::{self, SELF},
+    plain::plain_schema,
+};
+use semver::{Version, VersionReq};
+
+use super::{of_dataset, tables};
+
+/// Refuses what no database has to be asked about.
+pub fn check(manifest: &DerivedManifest) -> anyhow::Result<()> {
+    ensure!(!manifest.tables.is_empty(), "it has no `tables`");
+    if let Some(function) = manifest.functions.keys().next() {
+        bail!(
+            "it has the function `{function}` in JavaScript, which this version of Nozzle cannot run: leave `functions` out"
+        );
+    }
+    for (alias, dependency) in &manifest.dependencies {
+        ensure!(
+            alias.parse::<TableName>().is_ok() && alias != SELF,
+            "`{alias}` cannot be the name of a dependency: it must be lower-case letters, digits and `_`, and not `{SELF}`"
+        );
+        requirement(dependency).with_context(|| format!("the dependency `{alias}`"))?;
+        ensure!(
+            dependency.name != manifest.name,
+            "it depends on itself: a table of its own is `{SELF}.table`"
+        );
+    }
+    Ok(())
+}
+
+/// The queries of the tables, in their order.
+pub fn queries(manifest: &DerivedManifest) -> Vec<TableQuery> {
+    let query = |(table, of): (&TableName, &nozzle_core::derived::DerivedTable)| TableQuery {
+        table: table.clone(),
+        sql: of.input.sql.clone(),
+    };
+    manifest.tables.iter().map(query).collect()
+}
+
+fn requirement(dependency: &Dependency) -> anyhow::Result<VersionReq> {
+    let text = dependency.version.as_deref().unwrap_or("*");
+    text.parse().with_context(|| format!("`{text}` is no requirement of a version: write 1.0.0, ^1.2 or *"))
+}
+
+/// A dataset that a derived one is made of.
+struct Source {
+    dataset: Dataset,
+    manifest: Manifest,
+}
+
+/// Checks a manifest against what is registered, and pins it to that.
+pub async fn resolve(
+    manifest: &DerivedManifest,
+    metadata: &dyn MetadataStore,
+) -> anyhow::Result<DerivedManifest> {
+    let all = metadata.datasets().await?;
+    let queries = queries(manifest);
+    let mut sources = BTreeMap::new();
+    for (name, found) in named(manifest, &queries, &all)? {
+        let source = Source { manifest: of_dataset(found)?, dataset: found.clone() };
+        sources.insert(name, source);
+    }
+    ensure!(!sources.is_empty(), "its tables read no other dataset: nothing would ever be in them");
+    let network = one_network(manifest, &sources)?;
+    let (chain, start_block) = chain(&sources, &all)?;
+    let mut known = BTreeMap::new();
+    for (name, source) in &sources {
+        let is_raw = is_raw(source.dataset.kind);
+        let table = |table: nozzle_core::TableDef| {
+            (table.name.to_string(), KnownTable { schema: table.schema, is_raw })
+        };
+        let tables = tables(&source.manifest)?.into_iter().map(table).collect();
+        known.insert(name.clone(), tables);
+    }
+    let planned = derive::declared(&known, &queries).await?;
+    let mut schemas = BTreeMap::new();
+    for (query, incremental) in queries.iter().zip(&planned) {
+        let schema = plain_schema(&incremental.schema());
+        let json = schema_to_json(&schema);
+        // What cannot be read back could not be read by the next process.
+        schema_from_json(&json).map_err(|why| anyhow::anyhow!("the table `{}`: {why}", query.table))?;
+        same_as_declared(manifest, &query.table, &schema)
+            .with_context(|| format!("the table `{}`", query.table))?;
+        schemas.insert(query.table.clone(), json);
+    }
+    let pinned = |source: &Source| DatasetRef {
+        name: source.dataset.name.clone(),
+        version: Some(source.dataset.version),
+    };
+    let names = sources.iter().map(|(name, source)| (name.clone(), pinned(source))).collect();
+    let resolved = Resolved { names, chain, network, start_block, schemas };
+    Ok(DerivedManifest { resolved: Some(resolved), ..manifest.clone() })
+}
+
+/// The registered datasets by the names that the queries give them: the dependencies, and what else is named as it
+/// is called.
+fn named<'a>(
+    manifest: &DerivedManifest,
+    queries: &[TableQuery],
+    all: &'a [Dataset],
+) -> anyhow::Result<BTreeMap<String, &'a Dataset>> {
+    let mut named = BTreeMap::new();
+    for (alias, dependency) in &manifest.dependencies {
+        let required = requirement(dependency)?;
+        let fits = |dataset: &&Dataset| {
+            let nozzle_core::DatasetVersion { major, minor, patch } = dataset.version;
+            dataset.name == dependency.name && required.matches(&Version::new(major, minor, patch))
+        };
+        let Some(found) = all.iter().filter(fits).max_by_key(|dataset| dataset.version) else {
+            let versions = all.iter().filter(|dataset| dataset.name == dependency.name);
+            let versions: Vec<_> = versions.map(|dataset| dataset.version.to_string()).collect();
+            let name = &dependency.name;
+            if versions.is_empty() {
+                bail!("it depends on the dataset `{name}` (as `{alias}`), which is not registered");
+            }
+            bail!(
+                "it depends on `{name}` {required} (as `{alias}`), and only {} are registered",
+                versions.join(", ")
+            );
+        };
+        named.insert(alias.clone(), found);
+    }
+    let mut in_queries = BTreeSet::new();
+    for query in queries {
+        in_queries.extend(derive::schemas(query)?);
+    }
+    for name in in_queries {
+        if name == SELF || named.contains_key(&name) {
+            continue;
+        }
+        let Ok(reference) = name.parse::<DatasetRef>() else { continue };
+        let is_it = |dataset: &&Dataset| {
+            dataset.name == reference.name
+                && reference.version.is_none_or(|version| version == dataset.version)
+        };
+        let Some(found) = all.iter().filter(is_it).max_by_key(|dataset| dataset.version) else {
+            bail!("a table reads the dataset `{name}`, which is neither a dependency nor registered");
+        };
+        ensure!(found.name != manifest.name, "it reads itself: a table of its own is `{SELF}.table`");
+        named.insert(name, found);
+    }
+    Ok(named)
+}
+
+/// The network of all sources, which the tables' own must be.
+fn one_network(manifest: &DerivedManifest, sources: &BTreeMap<String, Source>) -> anyhow::Result<Network> {
+    let mut networks = sources.iter().filter_map(|(name, source)| Some((name, source.manifest.network()?)));
+    let Some((first, network)) = networks.next() else { bail!("what it is made of has no network") };
+    if let Some((other, of_other)) = networks.find(|(_, other)| *other != network) {
+        bail!(
+            "`{first}` is of the network `{network}`, and `{other}` of `{of_other}`: a dataset is of one network"
+        );
+    }
+    for (table, of) in &manifest.tables {
+        if let Some(declared) = of.network.as_ref().filter(|declared| *declared != network) {
+            bail!(
+                "the table `{table}` is to be of the network `{declared}`, and what it reads is of `{network}`"
+            );
+        }
+    }
+    Ok(network.clone())
+}
+
+/// The raw dataset whose blocks are the derived one's, and the first of them.
+fn chain(sources: &BTreeMap<String, Source>, all: &[Dataset]) -> anyhow::Result<(DatasetRef, BlockNum)> {
+    let mut chains = vec![];
+    for source in sources.values() {
+        let chain = match &source.manifest {
+            Manifest::Raw(raw) => raw.reference(),
+            Manifest::Derived(derived) => match &derived.resolved {
+                Some(resolved) => resolved.chain.clone(),
+                None => bail!("`{}` is not registered as it has to be", derived.name),
+            },
+        };
+        let dataset = all
+            .iter()
+            .find(|dataset| dataset.name == chain.name && Some(dataset.version) == chain.version)
+            .with_context(|| format!("the dataset `{chain}` is not registered any more"))?;
+        let manifest = of_dataset(dataset)?;
+        let blocks = tables(&manifest)?.into_iter().find(|table| table.name.as_str() == "blocks");
+        let has = |column: &str| blocks.as_ref().is_some_and(|blocks| blocks.schema.index_of(column).is_ok());
+        ensure!(
+            has("hash") && has("parent_hash"),
+            "the dataset `{chain}` does not store the table `blocks` with `hash` and `parent_hash`, by which reorgs are told: add them to its `schema`"
+        );
+        chains.push((manifest.start_block(), chain));
+    }
+    let (start_block, chain) = chains.into_iter().min().context("it is made of nothing")?;
+    Ok((chain, start_block))
+}
+
+/// Compares the columns that a manifest declares with those that its query has.
+fn same_as_declared(
+    manifest: &DerivedManifest,
+    table: &TableName,
+    planned: &arrow::datatypes::Schema,
+) -> anyhow::Result<()> {
+    let Some(declared) = manifest.tables.get(table).and_then(|table| table.schema.as_ref()) else {
+        return Ok(());
+    };
+    let declared = schema_from_json(&declared.arrow).map_err(|why| anyhow::anyhow!("its `schema`: {why}"))?;
+    let declared: Vec<_> = declared.fields().iter().filter(|field| field.name() != BLOCK_NUM).collect();
+    let planned: Vec<_> = planned.fields().iter().filter(|field| field.name() != BLOCK_NUM).collect();
+    let names = |fields: &[&std::sync::Arc<arrow::datatypes::Field>]| {
+        fields.iter().map(|field| field.name().clone()).collect::<Vec<_>>().join(", ")
+    };
+    ensure!(
+        names(&declared) == names(&planned),
+        "its `schema` has the columns {}, and its query gives {}",
+        names(&declared),
+        names(&planned)
+    );
+    for (declared, planned) in declared.iter().zip(&planned) {
+        ensure!(
+            declared.data_type() == planned.data_type(),
+            "the column `{}` is declared as {}, and the query gives {}",
+            declared.name(),
+            declared.data_type(),
+            planned.data_type()
+        );
+        ensure!(
+            declared.is_nullable() || !planned.is_nullable(),
+            "the column `{}` is declared as never null, and the query may give nulls: declare it nullable",
+            declared.name()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,524 @@
+//! Derived datasets and streams, on nodes whose chains are reorganised.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nozzle_testkit::{
+    anvil::{Anvil, AnvilOptions},
+    chain::ChainBuilder,
+    replay::{Recording, ReplayOptions, ReplayServer},
+    rng::Rng,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, FLUSH},
+    harness::{Db, NOT_MERGED, Place, python, until, until_stored, workspace},
+    servers::Server,
+};
+
+const TRANSFER: &str = "Transfer(address indexed from, address indexed to, uint256 value)";
+
+/// Transfers, decoded, and what two blocks ago nobody had; `chain` is the raw dataset.
+fn erc20(chain: &str) -> Value {
+    let transfers = format!(
+        "SELECT block_num, tx_hash, log_index, address AS token, t['from'] AS sender, t['to'] AS receiver, t['value'] AS value \
+         FROM (SELECT *, evm_decode_log(topic1, topic2, topic3, data, '{TRANSFER}') AS t FROM chain.logs \
+               WHERE topic0 = evm_topic('{TRANSFER}'))"
+    );
+    json!({
+        "name": "erc20", "version": "1.2.0", "kind": "manifest",
+        "dependencies": {"chain": {"owner": "me", "name": chain, "version": "*"}},
+        "tables": {
+            "transfers": {"input": {"sql": transfers}},
+            "counts": {"input": {"sql": "SELECT block_num, count(*) AS n FROM self.transfers GROUP BY block_num"}},
+            "spenders": {"input": {"sql":
+                "SELECT t.tx_hash, t.\"from\" FROM chain.transactions AS t WHERE t.\"to\" IN (SELECT token FROM self.transfers)"}},
+        },
+    })
+}
+
+/// On top of that: transfers with their blocks, and with what their receivers were sent in other blocks.
+fn story() -> Value {
+    json!({
+        "name": "story", "version": "1.0.0", "kind": "manifest",
+        "dependencies": {"erc20": {"name": "erc20", "version": "^1.1"}, "chain": {"name": "eth"}},
+        "tables": {
+            "stamped": {"input": {"sql":
+                "SELECT t.block_num, t.log_index, t.value, b.timestamp, b.hash FROM erc20.transfers AS t \
+                 JOIN chain.blocks AS b ON t.block_num = b.block_num"}},
+            "answered": {"input": {"sql":
+                "SELECT a.tx_hash, b.tx_hash AS by_tx FROM erc20.transfers AS a \
+                 JOIN erc20.transfers AS b ON a.receiver = b.sender AND a.token = b.token"}},
+        },
+    })
+}
+
+/// The same by SQL at once, over the raw dataset `eth`.
+fn truths() -> Vec<(&'static str, String)> {
+    let transfers = format!(
+        "(SELECT *, t['from'] AS sender, t['to'] AS receiver, t['value'] AS value, address AS token FROM (SELECT *, \
+          evm_decode_log(topic1, topic2, topic3, data, '{TRANSFER}') AS t FROM eth.logs WHERE topic0 = evm_topic('{TRANSFER}')))"
+    );
+    vec![
+        (
+            "SELECT block_num, tx_hash, log_index, token, sender, receiver, value FROM erc20.transfers",
+            format!(
+                "SELECT block_num, tx_hash, log_index, token, sender, receiver, value FROM {transfers} AS x"
+            ),
+        ),
+        (
+            "SELECT block_num, n FROM erc20.counts",
+            format!("SELECT block_num, count(*) AS n FROM {transfers} AS x GROUP BY block_num"),
+        ),
+        (
+            "SELECT tx_hash, \"from\" FROM erc20.spenders",
+            format!(
+                "SELECT tx_hash, \"from\" FROM eth.transactions WHERE \"to\" IN (SELECT token FROM {transfers} AS x)"
+            ),
+        ),
+        (
+            "SELECT block_num, log_index, value, timestamp, hash FROM story.stamped",
+            format!(
+                "SELECT t.block_num, t.log_index, t.value, b.timestamp, b.hash FROM {transfers} AS t \
+                 JOIN eth.blocks AS b ON t.block_num = b.block_num"
+            ),
+        ),
+        (
+            "SELECT tx_hash, by_tx FROM story.answered",
+            format!(
+                "SELECT a.tx_hash, b.tx_hash AS by_tx FROM {transfers} AS a \
+                 JOIN {transfers} AS b ON a.receiver = b.sender AND a.token = b.token"
+            ),
+        ),
+    ]
+}
+
+fn sorted(place: &Place, sql: &str) -> Vec<String> {
+    let mut rows: Vec<String> = place.query(sql).iter().map(Value::to_string).collect();
+    rows.sort();
+    rows
+}
+
+fn assert_derived_is_the_truth(place: &Place) {
+    for (derived, truth) in truths() {
+        let (derived_rows, true_rows) = (sorted(place, derived), sorted(place, &truth));
+        assert!(!true_rows.is_empty(), "{truth}");
+        assert!(derived_rows == true_rows, "{derived}: {} rows, not {}", derived_rows.len(), true_rows.len());
+    }
+}
+
+fn write_json(place: &Place, name: &str, manifest: &Value) {
+    place.write(&format!("datasets/{name}.json"), &manifest.to_string());
+}
+
+fn demo_chain() -> ReplayServer {
+    demo_chain_late(0)
+}
+
+fn demo_chain_late(delay_ms: u64) -> ReplayServer {
+    let demo = workspace().join("crates/testkit/assets/demo-chain.jsonl.zst");
+    let options = ReplayOptions { delay: Duration::from_millis(delay_ms), ..ReplayOptions::default() };
+    ReplayServer::start(Recording::load(&demo).unwrap(), options).unwrap()
+}
+
+#[test]
+fn a_dump_brings_along_what_a_dataset_is_made_of() {
+    let node = demo_chain();
+    for db in [Db::Sqlite, Db::Postgres] {
+        let place = Place::configured(db, "microbatch_max_interval = 37");
+        place.define("eth", "anvil", node.url());
+        write_json(&place, "erc20", &erc20("eth"));
+        write_json(&place, "story", &story());
+        place.ok(&["dump", "--dataset", "story", "-e", "60"]);
+        let said = place.ok(&["dump", "--dataset", "story"]);
+        let order: Vec<_> =
+            ["eth: done", "erc20: done", "story: done"].iter().map(|name| said.stderr.find(name)).collect();
+        assert!(order.is_sorted() && order[0].is_some(), "{}", said.stderr);
+        assert_derived_is_the_truth(&place);
+        let blocks =
+            place.query("SELECT _block_num, block_num FROM erc20.transfers ORDER BY _block_num LIMIT 3");
+        assert!(blocks.iter().all(|row| row["_block_num"] == row["block_num"]), "{blocks:?}");
+        // Nothing of the raw dataset where only the listed ones are asked for.
+        let said = place.ok(&["dump", "--dataset", "erc20", "--ignore-deps"]);
+        assert!(!said.stderr.contains("eth: done") && said.stderr.contains("nothing new"), "{}", said.stderr);
+        place.ok(&["check", "--dataset", "erc20"]);
+    }
+}
+
+#[test]
+fn a_manifest_is_checked_whole_when_it_is_registered() {
+    let node = demo_chain();
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "anvil", node.url());
+    place.define("other", "mainnet", node.url());
+    place.ok(&["dump", "--dataset", "eth", "-e", "20"]);
+    let table = |sql: &str| json!({"t": {"input": {"sql": sql}}});
+    let chain = || json!({"chain": {"name": "eth"}});
+    for (name, manifest, says) in [
+        (
+            "a",
+            json!({"dependencies": {"chain": {"name": "nothing"}}, "tables": table("SELECT * FROM chain.logs")}),
+            "not registered",
+        ),
+        (
+            "b",
+            json!({"dependencies": {"chain": {"name": "eth", "version": "^2"}}, "tables": table("SELECT * FROM chain.logs")}),
+            "only 0.0.0",
+        ),
+        ("c", json!({"dependencies": chain(), "tables": table("SELECT k FROM chain.logs")}), "`t`"),
+        (
+            "d",
+            json!({"dependencies": chain(), "tables": table("SELECT address\nFROM chain.logs\nLIMIT 5")}),
+            "line 3: LIMIT",
+        ),
+        (
+            "e",
+            json!({"dependencies": chain(), "tables": table("SELECT * FROM chain.nothing")}),
+            "has no table `nothing`",
+        ),
+        (
+            "f",
+            json!({"dependencies": chain(), "tables": table("SELECT * FROM self.t")}),
+            "made of each other",
+        ),
+        (
+            "g",
+            json!({"dependencies": {"chain": {"name": "eth"}, "o": {"name": "other"}}, "tables": table("SELECT * FROM chain.logs")}),
+            "one network",
+        ),
+        (
+            "h",
+            json!({"dependencies": chain(), "functions": {"f": {}}, "tables": table("SELECT * FROM chain.logs")}),
+            "JavaScript",
+        ),
+        (
+            "i",
+            json!({"dependencies": chain(), "tables": {"t": {"input": {"sql": "SELECT address FROM chain.logs"},
+            "schema": {"arrow": {"fields": [{"name": "address", "type": "Utf8", "nullable": false}]}}}}}),
+            "declared as Utf8",
+        ),
+        (
+            "j",
+            json!({"dependencies": chain(), "tables": table("SELEC address FROM chain.logs")}),
+            "not valid SQL",
+        ),
+        ("k", json!({"dependencies": chain(), "tables": {}}), "no `tables`"),
+        ("l", json!({"dependencies": chain(), "tables": table("SELECT 1 AS a")}), "line 1"),
+    ] {
+        let mut manifest = manifest;
+        manifest["name"] = json!(name);
+        manifest["kind"] = json!("manifest");
+        place.write(&format!("{name}.json"), &manifest.to_string());
+        let said = place.run(&["dump", "--dataset", &format!("{name}.json")]);
+        let is_said = said.stderr.contains(says) || name == "l";
+        assert!(is_said && (said.code == Some(1) || name == "l"), "{name}: {:?} {}", said.code, said.stderr);
+    }
+    // With its columns declared as they are, and in the older form.
+    let declared = json!({"name": "fits", "kind": "manifest", "dependencies": chain(), "tables": {"t": {
+        "input": {"sql": "SELECT block_num, address FROM chain.logs"}, "network": "anvil",
+        "schema": {"arrow": {"fields": [{"name": "block_num", "type": "UInt64", "nullable": false},
+                                        {"name": "address", "type": {"FixedSizeBinary": 20}, "nullable": true}]}}}}});
+    write_json(&place, "fits", &declared);
+    place.write("datasets/older.toml", "name = \"older\"\nkind = \"sql\"\nnetwork = \"anvil\"\n");
+    place.write(
+        "datasets/older/busy.sql",
+        "SELECT block_num, count(*) AS n\nFROM eth.transactions\nGROUP BY block_num",
+    );
+    let said = place.ok(&["dump", "--dataset", "fits,older", "-e", "20"]);
+    assert!(said.stderr.contains("older: done: 21 blocks"), "{}", said.stderr);
+    assert_eq!(
+        place.number("SELECT count(*) FROM fits.t"),
+        place.number("SELECT count(*) FROM eth.logs WHERE block_num <= 20")
+    );
+    assert_eq!(
+        place.number("SELECT sum(n) FROM older.busy"),
+        place.number("SELECT count(*) FROM eth.transactions WHERE block_num <= 20")
+    );
+    // The same again is no error; another text under the same version is.
+    place.ok(&["dump", "--dataset", "fits", "-e", "20"]);
+    place.write("changed.json", &declared.to_string().replace("address FROM", "address AS address FROM"));
+    let said = place.run(&["dump", "--dataset", "changed.json"]);
+    assert!(said.code == Some(1) && said.stderr.contains("needs a new `version`"), "{}", said.stderr);
+}
+
+/// A client of a stream, that does as it is told.
+struct Client {
+    curl: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+    rows: Vec<(u64, String)>,
+    /// The last block of each complete range, oldest first.
+    cursors: Vec<(u64, String)>,
+    open_from: Option<u64>,
+    reorgs: usize,
+}
+
+impl Client {
+    fn start(url: &str, sql: &str, resume: &[(u64, String)]) -> Self {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-N", "-H", "nozzle-control: true", "--data", sql, url]);
+        if !resume.is_empty() {
+            let cursors: Vec<_> = resume
+                .iter()
+                .rev()
+                .take(20)
+                .map(|(number, hash)| json!({"number": number, "hash": hash}))
+                .collect();
+            command.args(["-H", &format!("nozzle-resume: {}", json!({ "anvil": cursors }))]);
+        }
+        let mut curl = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let out = BufReader::new(curl.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+        Self { curl, lines, rows: vec![], cursors: vec![], open_from: None, reorgs: 0 }
+    }
+
+    /// Goes on with another server from what it has.
+    fn resume(mut self, url: &str, sql: &str) -> Self {
+        self.curl.kill().ok();
+        self.curl.wait().ok();
+        // What was not complete it does not have.
+        if let Some(from) = self.open_from.take() {
+            self.rows.retain(|(block, _)| *block < from);
+        }
+        let mut next = Self::start(url, sql, &self.cursors);
+        (next.rows, next.cursors) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.cursors));
+        next.reorgs = self.reorgs;
+        next
+    }
+
+    /// Takes in what has come.
+    fn take(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let Some(told) = value.get("_nozzle") else {
+                self.rows.push((value["block_num"].as_u64().unwrap(), line));
+                continue;
+            };
+            assert!(told.get("error").is_none(), "{told}");
+            let Some(range) = told["ranges"].get(0) else { continue };
+            assert_eq!(range["network"], "anvil");
+            let (start, end) =
+                (range["numbers"]["start"].as_u64().unwrap(), range["numbers"]["end"].as_u64().unwrap());
+            if self.open_from.is_none() {
+                if let Some((last, hash)) = self.cursors.last() {
+                    assert!(start <= last + 1, "a gap between {last} and {start}");
+                    if start == last + 1 {
+                        assert_eq!(range["prev_hash"], hash.as_str(), "the ranges do not link at {start}");
+                    } else {
+                        self.reorgs += 1;
+                    }
+                }
+                self.rows.retain(|(block, _)| *block < start);
+                self.cursors.retain(|(block, _)| *block < start);
+                self.open_from = Some(start);
+            }
+            if told["ranges_complete"] == true {
+                self.cursors.push((end, range["hash"].as_str().unwrap().to_owned()));
+                self.open_from = None;
+            }
+        }
+    }
+
+    fn sorted(&self) -> Vec<String> {
+        let mut rows: Vec<String> = self
+            .rows
+            .iter()
+            .map(|(_, line)| serde_json::from_str::<Value>(line).unwrap().to_string())
+            .collect();
+        rows.sort();
+        rows
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.curl.kill().ok();
+        self.curl.wait().ok();
+    }
+}
+
+/// How long the story is, in seconds; longer by `just story`.
+fn story_time() -> Duration {
+    Duration::from_secs(std::env::var("NOZZLE_STORY_SECS").map_or(25, |seconds| seconds.parse().unwrap()))
+}
+
+/// A raw dataset is followed, one derived from it, one derived from both, a client has a stream of that, and all
+/// the time blocks are reorganised, the dump killed, the server started anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_of_transfers_ends_as_the_node_tells_it() {
+    let seed = std::env::var("NOZZLE_STORY_SEED").map_or(20261128, |seed| seed.parse().unwrap());
+    let mut dice = Rng::new(seed);
+    let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
+    let mut chain = ChainBuilder::new(&anvil, seed).await.unwrap();
+    chain.extend(30).await.unwrap();
+    let place = Place::configured(Db::Sqlite, &format!("poll_interval_secs = 0.1\n{NOT_MERGED}"));
+    place.define("eth", "anvil", anvil.url());
+    write_json(&place, "erc20", &erc20("eth"));
+    write_json(&place, "story", &story());
+    let follow = || place.start(&["dump", "--dataset", "story", "--follow"]);
+    let mut dump = follow();
+    place.metadata_when_there().await;
+    until_stored(place.metadata().await.as_ref(), "story", 20).await;
+    let sql = "SELECT block_num, log_index, value, timestamp, hash FROM story.stamped SETTINGS stream = true";
+    let mut server = Server::start(&place, &["--jsonl-server"]);
+    let mut client = Client::start(server.jsonl(), sql, &[]);
+    let (began, mut reorgs, mut kills) = (Instant::now(), 0, 0);
+    while began.elapsed() < story_time() {
+        chain.extend(1 + dice.below(3)).await.unwrap();
+        match dice.below(8) {
+            0..3 => {
+                let depth = 1 + dice.below(4);
+                anvil.reorg(depth).await.unwrap();
+                reorgs += 1;
+            }
+            3 => {
+                dump.kill();
+                dump = follow();
+                kills += 1;
+            }
+            4 => {
+                drop(server);
+                server = Server::start(&place, &["--jsonl-server"]);
+                client = client.resume(server.jsonl(), sql);
+            }
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(100 + dice.below(400))).await;
+        client.take();
+    }
+    chain.extend(3).await.unwrap();
+    let (head, hash) = anvil.head().await.unwrap();
+    let hash = format!("{hash:#x}");
+    let metadata = place.metadata().await;
+    until("all to be up to date", async || {
+        let dataset = metadata.dataset(&"story".parse().unwrap()).await.ok()??;
+        let revision = metadata.revisions(dataset.id).await.ok()?.into_iter().next()?;
+        let location = revision.locations[0].id;
+        let scan = nozzle_metadata::Scan {
+            location,
+            sequence: metadata.sequence().await.ok()?,
+            range: nozzle_core::BlockRange::single(head),
+        };
+        let spans = metadata.spans(&scan).await.ok()?;
+        spans.last().is_some_and(|span| format!("{:#x}", span.hash) == hash).then_some(())
+    })
+    .await;
+    until("the client to have the head", async || {
+        client.take();
+        let last = client.cursors.last()?;
+        (client.open_from.is_none() && *last == (head, hash.clone())).then_some(())
+    })
+    .await;
+    dump.signal("TERM");
+    assert_eq!(dump.wait().code, Some(0));
+    assert_derived_is_the_truth(&place);
+    let stored = sorted(&place, "SELECT block_num, log_index, value, timestamp, hash FROM story.stamped");
+    assert!(client.sorted() == stored, "the client has {} rows, not {}", client.rows.len(), stored.len());
+    place.stored("story").await.assert_sound(0, head);
+    assert!(reorgs > 3 && kills > 0, "seed {seed}: {reorgs} reorgs, {kills} kills");
+    eprintln!(
+        "seed {seed}: {head} blocks, {reorgs} reorgs, {kills} kills, {} reorgs told to the client",
+        client.reorgs
+    );
+}
+
+/// A job for the last of three datasets brings those below it along; a worker that dies in the middle of it all
+/// changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_do_jobs_of_derived_datasets_and_take_them_over() {
+    let node = demo_chain_late(30);
+    let place = Place::configured(Db::Postgres, &format!("microbatch_max_interval = 9\n{FLUSH}"));
+    let mut cluster = Cluster::on(place, &["worker-0", "worker-1"], &["--max-tasks", "4"]);
+    let provider = json!({"name": "node", "kind": "evm-rpc", "network": "anvil", "url": node.url()});
+    assert_eq!(cluster.api.send(Method::POST, "/providers", &provider).await.0, 201);
+    let raw = json!({"name": "eth", "kind": "evm-rpc", "network": "anvil"});
+    for manifest in [raw, erc20("eth"), story()] {
+        let (status, said) = cluster.api.send(Method::POST, "/datasets", &manifest).await;
+        assert_eq!(status, 201, "{manifest}: {said}");
+    }
+    let job = cluster.api.dump("story", json!({"end_block": "latest"})).await;
+    let jobs = || cluster.ask("SELECT count(*) FROM jobs");
+    assert_eq!(jobs(), "3", "one for each dataset");
+    let written = || {
+        let of_it = "FROM segments JOIN locations ON locations.id = location_id WHERE table_name = 'stamped'";
+        cluster.ask(&format!("SELECT count(*) {of_it}"))
+    };
+    until("some blocks of the last dataset", async || (written() != "0").then_some(())).await;
+    let held = |name: &str| cluster.held_by(name);
+    let at_it = if held("worker-0").is_empty() { 1 } else { 0 };
+    cluster.workers[at_it].kill();
+    until("all to be stored", async || {
+        let done = cluster.ask("SELECT count(*) FROM jobs WHERE status = 'COMPLETED'");
+        let failed = cluster.ask("SELECT count(*) FROM jobs WHERE status = 'FAILED'");
+        assert_eq!(failed, "0");
+        (done == "3").then_some(())
+    })
+    .await;
+    assert_eq!(cluster.api.job(job).await["status"], "COMPLETED");
+    assert_derived_is_the_truth(&cluster.place);
+    let last = cluster.place.number("SELECT max(_block_num) FROM eth.blocks");
+    cluster.place.stored("story").await.assert_sound(0, last);
+}
+
+const FLIGHT_STREAM: &str = r#"
+import json, sys
+from pyarrow import flight
+client = flight.connect(sys.argv[1])
+options = flight.FlightCallOptions(headers=[(b"nozzle-stream", b"true")])
+reader = client.do_get(flight.Ticket("SELECT block_num, address FROM eth.logs"), options)
+assert reader.schema.names == ["block_num", "address"], reader.schema
+rows, ends, quiet = 0, [], 0
+while quiet < 2:
+    chunk = reader.read_chunk()
+    told = json.loads(chunk.app_metadata.to_pybytes())
+    if not told["ranges"]:
+        assert chunk.data.num_rows == 0
+        quiet += 1
+        continue
+    [range] = told["ranges"]
+    assert range["network"] == "anvil" and len(range["hash"]) == 66 and len(range["prev_hash"]) == 66
+    rows += chunk.data.num_rows
+    if told["ranges_complete"]:
+        assert chunk.data.num_rows == 0
+        ends.append(range["numbers"]["end"])
+reader.cancel()
+print(json.dumps([rows, ends]))
+"#;
+
+#[test]
+fn a_stream_tells_its_ranges_and_that_it_lives() {
+    let node = demo_chain();
+    let lines = "server_microbatch_max_interval = 25\nkeep_alive_interval_secs = 0.3";
+    let place = Place::configured(Db::Sqlite, lines);
+    place.define("eth", "anvil", node.url());
+    place.ok(&["dump", "--dataset", "eth", "-e", "99"]);
+    let server = Server::start(&place, &["--flight-server", "--jsonl-server"]);
+    let said: Value = serde_json::from_str(&python(FLIGHT_STREAM, &[server.flight()])).unwrap();
+    let logs = place.number("SELECT count(*) FROM eth.logs");
+    assert_eq!(said, json!([logs, [24, 49, 74, 99]]));
+    for (sql, header, says) in [
+        ("SELECT count(*) AS n FROM eth.logs", "nozzle-stream: true", "block by block"),
+        ("SELECT 1 AS n", "nozzle-stream: true", "reads no blocks"),
+        ("SELECT block_num FROM eth.logs", "nozzle-stream: maybe", "neither true nor false"),
+        ("SELECT block_num FROM eth.logs SETTINGS stream = true", "nozzle-resume: {", "nozzle-resume"),
+        ("SELECT block_num FROM eth.logs SETTINGS stream = true", "nozzle-resume: {\"mars\":[]}", "mars"),
+        ("SELECT block_num FROM eth.logs SETTINGS fast = true", "x: y", "SETTINGS"),
+        ("SELECT block_num FROM (SELECT block_num FROM eth.logs SETTINGS stream = true)", "x: y", ""),
+    ] {
+        let output = Command::new("curl")
+            .args(["-sS", "-m", "10", "-w", "%{http_code}", "-H", header, "--data", sql, server.jsonl()])
+            .output()
+            .unwrap();
+        let body = String::from_utf8(output.stdout).unwrap();
+        assert!(body.ends_with("400") && body.contains(says), "{sql} {header}: {body}");
+    }
+    // A stream keeps no server from its end.
+    let _client = Client::start(server.jsonl(), "SELECT block_num FROM eth.logs SETTINGS stream = true", &[]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(server.stop(), 0);
+}

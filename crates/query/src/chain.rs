@@ -1,0 +1,167 @@
+//! The blocks that stored rows are of, as a session sees them: up to where they are linked, and their hashes.
+
+use std::collections::BTreeSet;
+
+use arrow::{
+    array::{AsArray, RecordBatch},
+    datatypes::UInt64Type,
+};
+use futures::TryStreamExt;
+use nozzle_core::{
+    BlockHash, BlockNum, BlockRange, DatasetKind, DatasetRef, block::BlockLink, derived::DerivedManifest,
+    schema::BLOCK_NUM,
+};
+use nozzle_metadata::{Coverage, Dataset, LocationId, Revision, Scan};
+
+use crate::{error::QueryError, session::Session};
+
+/// How far below the watermark it is looked at first whether hashes agree.
+const AGREES_WITHIN: u64 = 64;
+
+/// The table of a raw dataset that has a row for each block.
+const BLOCKS: &str = "blocks";
+
+/// The condition for the last block of a range.
+fn last_of(first: BlockNum, last: BlockNum) -> String {
+    format!("BETWEEN {first} AND {last} ORDER BY {BLOCK_NUM} DESC LIMIT 1")
+}
+
+impl Session {
+    /// A dataset and its active revision.
+    pub fn active(&self, reference: &DatasetRef) -> Option<(&Dataset, Option<&Revision>)> {
+        let dataset = self.dataset(reference)?;
+        let mut known = self.snapshot().datasets.iter();
+        known.find(|(known, _)| known.id == dataset.id).map(|(_, revision)| (dataset, revision.as_ref()))
+    }
+
+    /// What is stored of all tables of datasets; `None` where one of them has no data.
+    pub async fn stored(&self, datasets: &BTreeSet<DatasetRef>) -> Result<Option<Vec<Coverage>>, QueryError> {
+        let mut revisions = vec![];
+        for dataset in datasets {
+            match self.active(dataset) {
+                Some((_, Some(revision))) => revisions.push(revision.id),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(self.metadata().coverage(&revisions).await?))
+    }
+
+    /// The last block up to which all tables of datasets are stored, linked, and of the chain as it is stored now:
+    /// one that follows another may still have blocks that this has replaced.
+    pub async fn watermark(
+        &self,
+        datasets: &BTreeSet<DatasetRef>,
+        chain: &DatasetRef,
+    ) -> Result<Option<BlockNum>, QueryError> {
+        let Some(stored) = self.stored(datasets).await? else { return Ok(None) };
+        let Some(mut watermark) = stored.iter().map(|table| table.linked_until).min().flatten() else {
+            return Ok(None);
+        };
+        for dataset in datasets.iter().filter(|dataset| *dataset != chain) {
+            let Some((_, Some(revision))) = self.active(dataset) else { return Ok(None) };
+            let Some(location) = revision.locations.first() else { return Ok(None) };
+            match self.agrees_until(location.id, chain, watermark).await? {
+                Some(agreed) => watermark = watermark.min(agreed),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(watermark))
+    }
+
+    /// The last block up to another one that a table has and the chain too, told by the hashes at the ends of
+    /// its segments.
+    async fn agrees_until(
+        &self,
+        location: LocationId,
+        chain: &DatasetRef,
+        up_to: BlockNum,
+    ) -> Result<Option<BlockNum>, QueryError> {
+        let mut reach = AGREES_WITHIN;
+        loop {
+            let first = up_to.saturating_sub(reach);
+            let Some(range) = BlockRange::new(first, up_to) else { return Ok(None) };
+            let scan = Scan { location, sequence: self.snapshot().sequence, range };
+            for span in self.metadata().spans(&scan).await?.iter().rev() {
+                if self.hash_at(chain, span.range.end()).await? == Some(span.hash) {
+                    return Ok(Some(span.range.end().min(up_to)));
+                }
+            }
+            if first == 0 {
+                return Ok(None);
+            }
+            reach = reach.saturating_mul(16);
+        }
+    }
+
+    /// The raw dataset whose blocks a dataset's are.
+    pub fn chain_of(&self, reference: &DatasetRef) -> Option<DatasetRef> {
+        let dataset = self.dataset(reference)?;
+        match dataset.kind {
+            DatasetKind::Manifest | DatasetKind::Sql => {
+                let manifest: DerivedManifest = serde_json::from_str(&dataset.manifest).ok()?;
+                manifest.resolved.map(|resolved| resolved.chain)
+            }
+            _ => Some(DatasetRef { name: dataset.name.clone(), version: Some(dataset.version) }),
+        }
+    }
+
+    /// The blocks of a range, with their hashes.
+    pub async fn links(&self, chain: &DatasetRef, range: BlockRange) -> Result<Vec<BlockLink>, QueryError> {
+        let which = format!("BETWEEN {} AND {} ORDER BY {BLOCK_NUM}", range.start(), range.end());
+        self.links_where(chain, &which).await
+    }
+
+    /// The hash of the last block up to a number. Where a segment ends there, no file is read for it.
+    pub async fn hash_at(
+        &self,
+        chain: &DatasetRef,
+        up_to: BlockNum,
+    ) -> Result<Option<BlockHash>, QueryError> {
+        let blocks = self.active(chain).and_then(|(_, revision)| {
+            revision?.locations.iter().find(|location| location.table.as_str() == BLOCKS)
+        });
+        let Some(blocks) = blocks else { return Ok(None) };
+        let scan = Scan {
+            location: blocks.id,
+            sequence: self.snapshot().sequence,
+            range: BlockRange::single(up_to),
+        };
+        if let Some(span) = self.metadata().spans(&scan).await?.pop() {
+            if span.range.end() == up_to {
+                return Ok(Some(span.hash));
+            }
+            let within = last_of(span.range.start(), up_to);
+            if let Some(link) = self.links_where(chain, &within).await?.pop() {
+                return Ok(Some(link.hash));
+            }
+        }
+        // Nothing is stored there, or the numbers up to it were skipped.
+        Ok(self.last_block(chain, up_to).await?.map(|link| link.hash))
+    }
+
+    /// The last block up to a number.
+    pub async fn last_block(
+        &self,
+        chain: &DatasetRef,
+        up_to: BlockNum,
+    ) -> Result<Option<BlockLink>, QueryError> {
+        Ok(self.links_where(chain, &last_of(0, up_to)).await?.pop())
+    }
+
+    async fn links_where(&self, chain: &DatasetRef, which: &str) -> Result<Vec<BlockLink>, QueryError> {
+        let columns = format!("{BLOCK_NUM}, hash, parent_hash");
+        let sql = format!("SELECT {columns} FROM \"{chain}\".{BLOCKS} WHERE {BLOCK_NUM} {which}");
+        let batches: Vec<RecordBatch> = self.execute(self.plan(&sql).await?).await?.try_collect().await?;
+        let mut links = vec![];
+        for batch in batches {
+            let numbers = batch.column(0).as_primitive::<UInt64Type>();
+            let [hashes, parents] = [1, 2].map(|column| batch.column(column).as_fixed_size_binary());
+            links.extend((0..batch.num_rows()).map(|row| BlockLink {
+                number: numbers.value(row),
+                hash: BlockHash::from_slice(hashes.value(row)),
+                parent_hash: BlockHash::from_slice(parents.value(row)),
+            }));
+        }
+        Ok(links)
+    }
+}

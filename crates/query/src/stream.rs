@@ -1,0 +1,342 @@
+//! A query that goes on: first what is stored, then every new block as it is committed.
+//!
+//! Ranges of blocks are answered one after the other, each at a moment of its own, up to the watermark of what is
+//! read and never past it. Before each range the last one's hash is compared with what is stored now: where it is
+//! another, blocks were reorganised, and the next range starts where the chains part.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use datafusion::{
+    common::tree_node::TreeNodeRecursion, execution::SendableRecordBatchStream, logical_expr::LogicalPlan,
+};
+use futures::StreamExt;
+use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, DatasetRef, Network};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    error::QueryError,
+    feed::{Feeds, Follows, Subscription},
+    incremental::Incremental,
+    session::{Engine, Session},
+};
+
+/// So many ranges are remembered, to find where chains part; below them it is the newest final block.
+const REMEMBERED: usize = 1_000;
+
+/// How long commits that were not told of stay unseen.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How a stream is to be.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// How many blocks a range has at most.
+    pub most_blocks: u64,
+    /// How often an item comes where there is nothing to tell.
+    pub keep_alive: Duration,
+    /// Blocks up to which the client has everything, by network, newest first.
+    pub resume: Vec<(Network, Vec<BlockId>)>,
+}
+
+/// The blocks that rows are of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamRange {
+    /// The blocks.
+    pub numbers: BlockRange,
+    /// Their network.
+    pub network: Network,
+    /// The hash of the last of them.
+    pub hash: BlockHash,
+    /// The hash of the block before the first.
+    pub prev_hash: BlockHash,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub enum StreamItem {
+    /// Rows of a range; more may follow.
+    Rows(RecordBatch, StreamRange),
+    /// All rows of a range were given.
+    Complete(StreamRange),
+    /// Nothing, for a while.
+    KeepAlive,
+}
+
+/// A query that goes on.
+pub struct QueryStream {
+    engine: Arc<Engine>,
+    sql: String,
+    options: StreamOptions,
+    schema: SchemaRef,
+    network: Network,
+    datasets: BTreeSet<DatasetRef>,
+    chain: DatasetRef,
+    /// The next block; none before the first range.
+    next: Option<BlockNum>,
+    /// The last block of each range that was given, oldest first.
+    given: Vec<BlockId>,
+    running: Option<(SendableRecordBatchStream, StreamRange)>,
+    /// Where streams of the same query find each other; none for the one that reads for others.
+    feeds: Option<Arc<Feeds>>,
+    feed: Option<Subscription>,
+    /// What came from the feed and was not given yet.
+    waiting: VecDeque<StreamItem>,
+}
+
+impl std::fmt::Debug for QueryStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryStream")
+            .field("sql", &self.sql)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueryStream {
+    /// Plans a query; refused where it cannot go on block by block.
+    pub async fn open(engine: Arc<Engine>, sql: String, options: StreamOptions) -> Result<Self, QueryError> {
+        let session = engine.session().await?;
+        let (plan, incremental) = session.incremental(&sql).await?;
+        let networks = session.networks(&plan)?;
+        let network = match networks.as_slice() {
+            [network] => network.clone(),
+            [] => {
+                return Err(QueryError::Plan("the query reads no blocks: nothing would ever follow".into()));
+            }
+            several => {
+                let names: Vec<_> = several.iter().map(Network::as_str).collect();
+                let names = names.join(" and ");
+                return Err(QueryError::Plan(format!(
+                    "a stream is of one network, and this is one of {names}"
+                )));
+            }
+        };
+        for (named, _) in &options.resume {
+            if *named != network {
+                let why =
+                    format!("the stream cannot resume on the network `{named}`: it is one of `{network}`");
+                return Err(QueryError::Plan(why));
+            }
+        }
+        let datasets = datasets_of(&plan)?;
+        let chain = datasets.iter().find_map(|dataset| session.chain_of(dataset));
+        let Some(chain) = chain else {
+            return Err(QueryError::Plan("nobody knows whose blocks the query's are".into()));
+        };
+        let schema = incremental.query_schema();
+        Ok(Self {
+            feeds: Some(Arc::clone(engine.feeds())),
+            engine,
+            sql,
+            options,
+            schema,
+            network,
+            datasets,
+            chain,
+            next: None,
+            given: vec![],
+            running: None,
+            feed: None,
+            waiting: VecDeque::new(),
+        })
+    }
+
+    /// The same query from the same block on, by itself.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            engine: Arc::clone(&self.engine),
+            sql: self.sql.clone(),
+            options: self.options.clone(),
+            schema: Arc::clone(&self.schema),
+            network: self.network.clone(),
+            datasets: self.datasets.clone(),
+            chain: self.chain.clone(),
+            next: self.next,
+            given: self.given.clone(),
+            running: None,
+            feeds: None,
+            feed: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// The query.
+    pub(crate) fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// The last block of the last range, where the next one begins behind it.
+    pub(crate) fn at(&self) -> Option<BlockId> {
+        self.given.last().copied().filter(|last| self.next == Some(last.number.saturating_add(1)))
+    }
+
+    /// The columns of the rows.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// What comes next; it never ends by itself.
+    pub async fn next(&mut self) -> Result<StreamItem, QueryError> {
+        let quiet_until = Instant::now() + self.options.keep_alive;
+        loop {
+            if let Some(item) = self.waiting.pop_front() {
+                return Ok(item);
+            }
+            let at = self.at();
+            if let Some(feed) = &mut self.feed {
+                match timeout_at(quiet_until, feed.recv()).await {
+                    Ok(Ok(microbatch)) => {
+                        let range = &microbatch.range;
+                        match feed.follows(range, at) {
+                            Follows::Yes => {}
+                            Follows::NotYet => continue,
+                            Follows::No => {
+                                self.feed = None;
+                                continue;
+                            }
+                        }
+                        self.has_given(range);
+                        let rows =
+                            microbatch.rows.iter().map(|rows| StreamItem::Rows(rows.clone(), range.clone()));
+                        self.waiting.extend(rows.chain([StreamItem::Complete(range.clone())]));
+                    }
+                    // It has ended, or is far ahead.
+                    Ok(Err(_)) => self.feed = None,
+                    Err(_) => return Ok(StreamItem::KeepAlive),
+                }
+                continue;
+            }
+            if let Some((rows, range)) = &mut self.running {
+                match rows.next().await {
+                    Some(Ok(batch)) if batch.num_rows() == 0 => continue,
+                    Some(batch) => return Ok(StreamItem::Rows(batch?, range.clone())),
+                    None => {
+                        let range = range.clone();
+                        self.running = None;
+                        self.has_given(&range);
+                        return Ok(StreamItem::Complete(range));
+                    }
+                }
+            }
+            let mut commits = self.engine.commits();
+            commits.mark_unchanged();
+            if self.begin_range().await? {
+                continue;
+            }
+            self.feed = self.feeds.as_ref().and_then(|feeds| feeds.join(self));
+            if self.feed.is_some() {
+                continue;
+            }
+            let now = Instant::now();
+            if now >= quiet_until {
+                return Ok(StreamItem::KeepAlive);
+            }
+            timeout_at(quiet_until.min(now + POLL), commits.changed()).await.ok();
+        }
+    }
+
+    fn has_given(&mut self, range: &StreamRange) {
+        // A feed goes back to where it sees the chains part.
+        while self.given.last().is_some_and(|last| last.number >= range.numbers.start()) {
+            self.given.pop();
+        }
+        self.given.push(BlockId { number: range.numbers.end(), hash: range.hash });
+        if self.given.len() > 2 * REMEMBERED {
+            self.given.drain(..REMEMBERED);
+        }
+        self.next = Some(range.numbers.end().saturating_add(1));
+    }
+
+    /// Begins the next range; `false` where there is none yet.
+    async fn begin_range(&mut self) -> Result<bool, QueryError> {
+        let session = self.engine.session().await?;
+        let Some(stored) = session.stored(&self.datasets).await? else { return Ok(false) };
+        let Some(watermark) = session.watermark(&self.datasets, &self.chain).await? else { return Ok(false) };
+        let next = match self.next {
+            Some(_) => self.after_reorgs(&session).await?,
+            None => match self.resumed(&session).await? {
+                Some(next) => next,
+                None => {
+                    stored.iter().filter_map(|table| Some(table.totals.blocks?.start())).min().unwrap_or(0)
+                }
+            },
+        };
+        self.next = Some(next);
+        let last = watermark.min(next.saturating_add(self.options.most_blocks - 1));
+        let Some(numbers) = BlockRange::new(next, last) else { return Ok(false) };
+        // The last number may have been skipped by the chain: its predecessor then stands for it.
+        let Some(hash) = session.hash_at(&self.chain, last).await? else { return Ok(false) };
+        let before = match next.checked_sub(1) {
+            Some(before) => session.hash_at(&self.chain, before).await?,
+            None => None,
+        };
+        let prev_hash = match before {
+            Some(hash) => hash,
+            None => {
+                session.links(&self.chain, numbers).await?.first().map(|l| l.parent_hash).unwrap_or_default()
+            }
+        };
+        let (_, incremental): (_, Incremental) = session.incremental(&self.sql).await?;
+        let rows = session.execute(incremental.query_at(numbers)?).await?;
+        let range = StreamRange { numbers, network: self.network.clone(), hash, prev_hash };
+        self.running = Some((rows, range));
+        Ok(true)
+    }
+
+    /// The next block, which lies at or below what was given where that was reorganised away.
+    async fn after_reorgs(&mut self, session: &Session) -> Result<BlockNum, QueryError> {
+        let next = self.next.unwrap_or_default();
+        while let Some(last) = self.given.last() {
+            if is_canonical(session, &self.chain, *last).await? {
+                return Ok(next.min(last.number.saturating_add(1)));
+            }
+            self.given.pop();
+            if self.given.is_empty() {
+                let from = last_final(session, &self.network).await?;
+                return Ok(from.map_or(0, |number| number.saturating_add(1)).min(next));
+            }
+        }
+        Ok(next)
+    }
+
+    /// Where a client goes on that has had everything up to one of its blocks.
+    async fn resumed(&mut self, session: &Session) -> Result<Option<BlockNum>, QueryError> {
+        let Some((_, blocks)) = self.options.resume.first() else { return Ok(None) };
+        let Some(newest) = blocks.iter().map(|block| block.number).max() else { return Ok(None) };
+        for block in blocks {
+            if is_canonical(session, &self.chain, *block).await? {
+                self.given.push(*block);
+                return Ok(Some(block.number.saturating_add(1)));
+            }
+        }
+        let safe = last_final(session, &self.network).await?.map(|number| number.min(newest));
+        Ok(safe.map(|number| number.saturating_add(1)))
+    }
+}
+
+/// Whether a block is one of the stored chain.
+async fn is_canonical(session: &Session, chain: &DatasetRef, block: BlockId) -> Result<bool, QueryError> {
+    Ok(session.hash_at(chain, block.number).await? == Some(block.hash))
+}
+
+/// The newest block of a network that will not be reorganised away.
+async fn last_final(session: &Session, network: &Network) -> Result<Option<BlockNum>, QueryError> {
+    let finality = session.metadata().finality(network).await?;
+    Ok(finality.and_then(|known| known.finalized).map(|block| block.number))
+}
+
+/// The datasets whose tables a plan reads.
+fn datasets_of(plan: &LogicalPlan) -> Result<BTreeSet<DatasetRef>, QueryError> {
+    let mut datasets = BTreeSet::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            datasets.extend(scan.table_name.schema().and_then(|schema| schema.parse::<DatasetRef>().ok()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(datasets)
+}
