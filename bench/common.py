@@ -92,9 +92,9 @@ def rss_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def replay(blocks: int, preload=True) -> Server:
+def replay(blocks: int, preload=True, delay_ms=0) -> Server:
     """A node with a chain like the Ethereum mainnet; its first line is its URL."""
-    argv = [TESTKIT, "replay", "--mainnet-like", blocks, "--ignore-stdin"]
+    argv = [TESTKIT, "replay", "--mainnet-like", blocks, "--ignore-stdin", "--delay-ms", delay_ms]
     return Server(argv + ["--preload"] if preload else argv, stdin=subprocess.DEVNULL)
 
 

@@ -11,7 +11,9 @@ from common import PLACE, say, table
 
 DATASET = "eth_mainnet"
 TABLES = ["blocks", "transactions", "logs", "withdrawals"]
-# Every group of blocks that comes is a segment, and with one request at a time most blocks come alone.
+# Every group of blocks that comes is a segment. One request at a time of a node that is slower than the writing of a
+# block's files makes them come alone.
+NODE_DELAY_MS = 20
 CONFIG = """
 data_dir = "data"
 writer = { segment_flush_interval_secs = 0.000001 }
@@ -45,7 +47,7 @@ def extract(folder, blocks: int):
     for name in ("datasets", "providers"):
         (folder / name).mkdir()
     (folder / f"datasets/{DATASET}.json").write_text(MANIFEST)
-    with common.replay(blocks) as node:
+    with common.replay(blocks, delay_ms=NODE_DELAY_MS) as node:
         (folder / "providers/mainnet.toml").write_text(PROVIDER.format(url=node.lines[0]))
         say(f"extracting {blocks} blocks in as many segments as there are")
         common.run([common.NOZZLE, "dump", "--dataset", DATASET], cwd=folder)

@@ -1,7 +1,9 @@
 """Freshness: from the node's new head to the first answer that has the block, beside the least it could take."""
 
 import argparse
+import asyncio
 import contextlib
+import datetime
 import http.client
 import json
 import os
@@ -12,6 +14,7 @@ import threading
 import time
 import urllib.parse
 
+import asyncpg
 import common
 from common import NOZZLE, PLACE, TESTKIT, Server, fresh, nozzle_server, run, say, table
 from websockets.sync.client import connect
@@ -20,6 +23,7 @@ DATASET = "anvil"
 TRANSACTIONS_PER_BLOCK = 20
 ASK_EVERY_S = 0.005
 WRITTEN = re.compile(r"written.* files_us=(\d+) metadata_us=(\d+)")
+COMMITTED = re.compile(r"^(\S+Z) .*committed.* sequence=(\d+) last=(\d+)")
 
 
 class Http:
@@ -106,7 +110,50 @@ class Node:
             return None if self.is_over else max(self.heads, default=None)
 
 
-def measure(name: str, blocks: int, folder, env: dict) -> list:
+class Streamed(threading.Thread):
+    """When each block's row came to a client of a stream."""
+
+    def __init__(self, url: str, sql: str):
+        super().__init__(daemon=True)
+        self.url, self.sql, self.at = url, sql, {}
+
+    def run(self):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection(urllib.parse.urlsplit(self.url).netloc)
+            connection.request("POST", "/", self.sql, {"nozzle-stream": "true"})
+            for line in connection.getresponse():
+                if line.strip():
+                    self.at.setdefault(json.loads(line).get("block_num"), time.time())
+
+
+class Listened(threading.Thread):
+    """When each commit's notification came to a client that does nothing but LISTEN."""
+
+    def __init__(self, url: str):
+        super().__init__(daemon=True)
+        self.url, self.at = url, {}
+
+    def run(self):
+        async def listen():
+            connection = await asyncpg.connect(self.url)
+            await connection.add_listener("nozzle_commits", lambda *told: self.at.setdefault(int(told[-1]), time.time()))
+            await asyncio.sleep(1e6)
+
+        asyncio.run(listen())
+
+
+def after_commit(log: str, blocks: int, streamed: dict, listened: dict) -> tuple[list, list]:
+    """Seconds from a commit to the row of its last block at a stream's client, and to its notification."""
+    rows, notes = [], []
+    for at, sequence, last in COMMITTED.findall(log)[-blocks:]:
+        at = datetime.datetime.fromisoformat(at).timestamp()
+        rows += [streamed[int(last)] - at] if int(last) in streamed else []
+        notes += [listened[int(sequence)] - at] if int(sequence) in listened else []
+    return rows, notes
+
+
+def measure(name: str, blocks: int, folder, env: dict) -> tuple[list, list]:
+    database = env.get("NOZZLE_CONFIG_METADATA_DB__URL")
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(Server([TESTKIT, "anvil", "--block-time", 1], stdin=subprocess.PIPE)).lines[0]
         env = os.environ | env | {"RUST_LOG": "warn,nozzle_dump=debug"}
@@ -121,6 +168,9 @@ def measure(name: str, blocks: int, folder, env: dict) -> list:
         asked = Http(common.jsonl_url(server))
         dataset = run([NOZZLE, "dataset", "list"], cwd=folder, env=env).stdout.split()
         name_of = next(word for word in dataset if word.endswith(DATASET) or DATASET in word)
+        streamed = Streamed(common.jsonl_url(server), f'SELECT block_num FROM "{name_of}".blocks')
+        listened = Listened(database) if database else None
+        [watcher.start() for watcher in (streamed, listened) if watcher]
         latencies, last = [], 0
         while len(latencies) < blocks:
             time.sleep(ASK_EVERY_S)
@@ -137,7 +187,9 @@ def measure(name: str, blocks: int, folder, env: dict) -> list:
             latencies += [now - node.heads[n] for n in range(max(last + 1, 3), head + 1) if n in node.heads]
             last = head
         log.seek(0)
-        written = [tuple(map(int, match.groups())) for match in WRITTEN.finditer(log.read())][-blocks:]
+        log = re.sub(r"\x1b\[[0-9;]*m", "", log.read())
+        written = [tuple(map(int, match.groups())) for match in WRITTEN.finditer(log)][-blocks:]
+        rows, notes = after_commit(log, blocks, streamed.at, listened.at if listened else {})
     files = [one / 1e6 for one, _ in written]
     metadata = [other / 1e6 for _, other in written]
     parts = [node.pushes, node.fetches, files, metadata]
@@ -146,23 +198,31 @@ def measure(name: str, blocks: int, folder, env: dict) -> list:
     def ms(seconds):
         return f"{seconds * 1e3:.1f}"
 
-    worst = statistics.quantiles(latencies, n=100)[98]
-    return [name, f"**{ms(statistics.median(latencies))}**", ms(worst), ms(max(latencies)), *map(ms, middle), ms(sum(middle))]
+    def spread(seconds):
+        if len(seconds) < 2:
+            return ["-"] * 3
+        return [f"**{ms(statistics.median(seconds))}**", ms(statistics.quantiles(seconds, n=100)[98]), ms(max(seconds))]
+
+    after = [[f"{name}, row at a stream's client", len(rows), *spread(rows)]]
+    after += [[f"{name}, `LISTEN` alone", len(notes), *spread(notes)]] if listened else []
+    return [name, *spread(latencies), *map(ms, middle), ms(sum(middle))], after
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=300, help="how many blocks are waited for, one a second")
     args = parser.parse_args()
-    machine, place, rows = common.machine(), PLACE / "freshness", []
+    machine, place = common.machine(), PLACE / "freshness"
     say(f"SQLite, {args.blocks} s")
-    rows.append(measure("SQLite", args.blocks, fresh(place / "sqlite"), {}))
+    sqlite, sqlite_after = measure("SQLite", args.blocks, fresh(place / "sqlite"), {})
     say(f"PostgreSQL, {args.blocks} s")
     with Server([TESTKIT, "postgres"], stdin=subprocess.PIPE) as database:
         env = {"NOZZLE_CONFIG_METADATA_DB__URL": database.lines[0], "NOZZLE_CONFIG_METADATA_DB__AUTO_MIGRATE": "true"}
-        rows.append(measure("PostgreSQL", args.blocks, fresh(place / "postgres"), env))
+        postgres, postgres_after = measure("PostgreSQL", args.blocks, fresh(place / "postgres"), env)
     head = ["ms", "median", "p99", "most", "push", "block and receipts", "files", "metadata", "these four"]
-    text = f"## Freshness: {args.blocks} blocks, one a second, of {TRANSACTIONS_PER_BLOCK} transactions\n\n{machine}\n\n{table(head, rows)}"
+    text = f"## Freshness: {args.blocks} blocks, one a second, of {TRANSACTIONS_PER_BLOCK} transactions\n\n{machine}\n\n{table(head, [sqlite, postgres])}"
+    text += "\n\nFrom the commit of a block, as the dump logs it:\n\n"
+    text += table(["", "blocks", "median ms", "p99", "most"], sqlite_after + postgres_after)
     common.emit("freshness", f"{text}\n\nGoal: a median under 50 ms and a p99 under 250 ms on an otherwise idle machine.")
 
 

@@ -201,6 +201,14 @@ impl Manifest {
         }
     }
 
+    /// The raw dataset whose blocks its own are; `None` before a derived one is registered.
+    pub fn chain(&self) -> Option<DatasetRef> {
+        match self {
+            Self::Raw(raw) => Some(raw.reference()),
+            Self::Derived(derived) => derived.resolved.as_ref().map(|resolved| resolved.chain.clone()),
+        }
+    }
+
     /// Whether the head is always the chain's finalized block.
     pub fn is_finalized_only(&self) -> bool {
         match self {

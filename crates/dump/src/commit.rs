@@ -41,7 +41,8 @@ pub async fn commit(
     let commit = Commit { lease, added, replaced: change.replaced };
     match target.metadata.commit(&commit).await {
         Ok(sequence) => {
-            tracing::debug!(%sequence, "committed");
+            let last = commit.added.iter().map(|segment| segment.span.range.end()).max();
+            tracing::debug!(%sequence, last, "committed");
             events.into_iter().for_each(|event| observer.event(event));
             Ok(())
         }

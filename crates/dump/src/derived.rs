@@ -26,6 +26,8 @@ use nozzle_core::{
 use nozzle_metadata::MetadataStore;
 use nozzle_query::{Engine, QueryError, Session, TableQuery, plain::plain_batch};
 use nozzle_sources::{BlockRows, BlockSource, Head, SourceError, TableRows};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How many blocks the first range of a stream has, which is before anything is known of their rows.
 const FIRST_BLOCKS: u64 = 256;
@@ -45,20 +47,24 @@ struct Derivation {
     name: String,
     engine: Arc<Engine>,
     metadata: Arc<dyn MetadataStore>,
+    threads: Handle,
     tables: Vec<TableDef>,
     queries: Vec<TableQuery>,
     names: BTreeMap<String, DatasetRef>,
     chain: DatasetRef,
     network: Network,
+    start_block: BlockNum,
     most_blocks: u64,
 }
 
 impl DerivedSource {
-    /// The tables that a registered manifest describes, each range of at most `most_blocks` blocks.
+    /// The tables that a registered manifest describes, each range of at most `most_blocks` blocks. The queries
+    /// run on `threads`, whose stacks are deep enough for them.
     pub fn new(
         name: String,
         engine: Arc<Engine>,
         metadata: Arc<dyn MetadataStore>,
+        threads: Handle,
         queries: Vec<TableQuery>,
         resolved: &Resolved,
         most_blocks: u64,
@@ -67,11 +73,13 @@ impl DerivedSource {
             name,
             engine,
             metadata,
+            threads,
             tables: resolved.tables()?,
             queries,
             names: resolved.names.clone(),
             chain: resolved.chain.clone(),
             network: resolved.network.clone(),
+            start_block: resolved.start_block,
             most_blocks: most_blocks.max(1),
         })))
     }
@@ -130,7 +138,7 @@ impl Derivation {
                 let why = format!("its table `{}` has no query", table.name);
                 return Err(SourceError::Refused { provider: self.name.clone(), why });
             };
-            let plan = incremental.at(range).map_err(|error| self.failed(error))?;
+            let plan = incremental.at(range, self.start_block).map_err(|error| self.failed(error))?;
             let rows = session.execute(plan).await.map_err(|error| self.failed(error))?;
             let batches: Vec<RecordBatch> =
                 rows.try_collect().await.map_err(|error| self.failed(error.into()))?;
@@ -241,9 +249,15 @@ impl Reading {
         let left = self.left.take()?;
         let end = left.end().min(left.start().saturating_add(self.blocks - 1));
         let range = BlockRange::new(left.start(), end)?;
-        let rows = match self.source.rows(range).await {
-            Ok(rows) => rows,
-            Err(error) => return Some(Err(error)),
+        let source = Arc::clone(&self.source);
+        let rows = AbortOnDropHandle::new(self.source.threads.spawn(async move { source.rows(range).await }));
+        let rows = match rows.await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(error)) => return Some(Err(error)),
+            Err(defect) => {
+                let why = format!("a query of blocks {range} ended by a defect of the engine: {defect}");
+                return Some(Err(SourceError::Refused { provider: self.source.name.clone(), why }));
+            }
         };
         if let (Some(last), Some(first)) = (&self.last, rows.blocks.first())
             && first.parent_hash != last.hash

@@ -1,6 +1,6 @@
 //! What is to be extracted, decided without asking anybody: wanted minus covered, cut into work.
 
-use nozzle_core::{BlockRange, Span, chain};
+use nozzle_core::{BlockNum, BlockRange, Span, chain};
 
 /// The least number of blocks that is worth a job of its own when the work is shared.
 const MIN_CHUNK: u64 = 64;
@@ -12,6 +12,16 @@ const CHUNKS_PER_JOB: u64 = 4;
 /// The missing parts of `wanted`.
 pub fn missing(wanted: BlockRange, spans: &[Span]) -> Vec<BlockRange> {
     chain::missing(wanted, spans)
+}
+
+/// Cuts ranges behind a block, so that none has blocks on both sides.
+pub fn cut_behind(ranges: &[BlockRange], last: BlockNum) -> Vec<BlockRange> {
+    let parts = |range: &BlockRange| {
+        let below = BlockRange::new(range.start(), range.end().min(last));
+        let above = BlockRange::new(range.start().max(last.saturating_add(1)), range.end());
+        below.into_iter().chain(above)
+    };
+    ranges.iter().flat_map(parts).collect()
 }
 
 /// Cuts work into chunks for `jobs` jobs, in block order. One job takes each range whole.
@@ -62,6 +72,15 @@ mod tests {
         assert_eq!(missing(range(0, 9), &[]), [range(0, 9)]);
         assert_eq!(missing(range(0, 9), &[span(0, 3), span(6, 20)]), [range(4, 5)]);
         assert_eq!(missing(range(0, 9), &[span(0, 9)]), []);
+    }
+
+    #[test]
+    fn a_cut_leaves_no_range_on_both_sides() {
+        let ranges = [range(0, 9), range(20, 29)];
+        assert_eq!(cut_behind(&ranges, 24), [range(0, 9), range(20, 24), range(25, 29)]);
+        assert_eq!(cut_behind(&ranges, 19), ranges);
+        assert_eq!(cut_behind(&ranges, 99), ranges);
+        assert_eq!(cut_behind(&[range(5, 9)], 2), [range(5, 9)]);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub async fn find_orphan(
         let is_shared = |span: &&Span| fork.is_some_and(|fork| span.range.end() <= fork.number);
         let Some(span) = island.get(island.iter().take_while(is_shared).count()) else { continue };
         // The next span is orphaned, or reaches above the head: its own blocks decide.
-        let mut own = block_ids(target, span).await?;
+        let mut own = block_ids(source, target, span).await?;
         own.retain(|block| block.number <= head);
         let within = search(source, &own).await?;
         let Some(differs) = own.iter().find(|block| within.is_none_or(|within| block.number > within.number))
@@ -105,8 +105,16 @@ async fn search(source: &dyn BlockSource, ours: &[BlockId]) -> Result<Option<Blo
 }
 
 /// The blocks of a span with their hashes, as its rows tell, ascending. Other tables than `blocks`
-/// know only the blocks in which they have rows. Without any, only the last one is known.
-async fn block_ids(target: &Target, span: &Span) -> Result<Vec<BlockId>, DumpError> {
+/// know only the blocks in which they have rows. Without any, only the last one is known; so it is of
+/// rows that a query gives, whose columns may have any meaning.
+async fn block_ids(
+    source: &dyn BlockSource,
+    target: &Target,
+    span: &Span,
+) -> Result<Vec<BlockId>, DumpError> {
+    if !source.is_of_chain() {
+        return Ok(vec![span.tip()]);
+    }
     let hash_column = |table: &TableDef| {
         let is_stored = |name: &&str| table.schema.index_of(name).is_ok();
         let name = if table.name.as_str() == "blocks" { "hash" } else { "block_hash" };

@@ -65,7 +65,7 @@ impl Run<'_> {
                 Some(block) => Err(DumpError::Refused(format!("the stored blocks do not link at {block}"))),
             };
         }
-        self.extract(&missing, limit).await
+        self.extract(&missing, limit, sight.chain.finalized).await
     }
 
     async fn find_orphan(&self, spans: &[Span], limit: BlockId) -> Result<Option<Orphan>, DumpError> {
@@ -120,7 +120,12 @@ impl Run<'_> {
         lease::claim(request, self.observer, self.cancel).await
     }
 
-    async fn extract(&self, missing: &[BlockRange], head: BlockId) -> Result<Round, DumpError> {
+    async fn extract(
+        &self,
+        missing: &[BlockRange],
+        head: BlockId,
+        finalized: Option<BlockId>,
+    ) -> Result<Round, DumpError> {
         let leases = match self.claim(missing, false).await? {
             Claimed::Some(leases, held) => {
                 for held in held {
@@ -131,16 +136,25 @@ impl Run<'_> {
             Claimed::None(held) => return Ok(Round::LeftToOthers(held)),
             Claimed::Stopped => return Ok(Round::Stopped),
         };
-        let result = self.extract_under(&leases, head).await;
+        let result = self.extract_under(&leases, head, finalized).await;
         let released = leases.release().await;
         let round = result?;
         released.map(|()| round)
     }
 
-    async fn extract_under(&self, leases: &Leases, head: BlockId) -> Result<Round, DumpError> {
+    async fn extract_under(
+        &self,
+        leases: &Leases,
+        head: BlockId,
+        finalized: Option<BlockId>,
+    ) -> Result<Round, DumpError> {
         // Another writer may have committed some of it between the look and the claim.
         let stored = self.spans().await?.iter().map(|span| span.range).collect();
-        let wanted = nozzle_core::range::subtract(leases.ranges(), stored);
+        let mut wanted = nozzle_core::range::subtract(leases.ranges(), stored);
+        // Rows that tell no hashes are replaced by whole segments: a reorg is not to reach final blocks.
+        if let Some(finalized) = finalized.filter(|_| !self.dump.source.is_of_chain()) {
+            wanted = plan::cut_behind(&wanted, finalized.number);
+        }
         let work = plan::chunks(&wanted, self.dump.options.jobs);
         self.observer.event(Event::Planned { blocks: wanted.iter().map(BlockRange::len).sum() });
         let jobs = work.into_iter().filter_map(|range| {

@@ -287,12 +287,15 @@ pub struct Coverage {
     /// The last block of the linked run that the lowest live segment begins; `None` where nothing is
     /// stored.
     pub linked_until: Option<BlockNum>,
+    /// The revision's newest commit: a snapshot whose [`Revision::changed`] is another sees something else.
+    pub changed: CommitSeq,
 }
 
 impl Coverage {
     /// The last block of the linked run that begins at `start`; `None` where that block is not stored.
     pub fn linked_from(&self, start: BlockNum) -> Option<BlockNum> {
-        self.linked_until.filter(|_| self.totals.blocks.is_some_and(|blocks| blocks.start() <= start))
+        let begins_below = self.totals.blocks.is_some_and(|blocks| blocks.start() <= start);
+        self.linked_until.filter(|end| begins_below && *end >= start)
     }
 }
 

@@ -451,6 +451,7 @@ pub(crate) struct CoverageRow {
     #[sqlx(flatten)]
     totals: TotalsRow,
     linked_until: Option<i64>,
+    changed_seq: i64,
 }
 
 impl CoverageRow {
@@ -461,6 +462,7 @@ impl CoverageRow {
             location: LocationId(self.location_id),
             totals: self.totals.read()?,
             linked_until: self.linked_until.map(|end| unsigned("linked_until", end)).transpose()?,
+            changed: CommitSeq(self.changed_seq),
         })
     }
 }

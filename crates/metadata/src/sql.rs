@@ -199,7 +199,7 @@ pub(crate) const LOCATION_RECORDS: &str = concat!(
 macro_rules! stored_at {
     ($revisions:expr) => {
         concat!(
-            "SELECT l.revision_id, l.table_name, l.id AS location_id, COUNT(s.id) AS segments, COUNT(s.file_name) AS files,
+            "SELECT l.revision_id, r.changed_seq, l.table_name, l.id AS location_id, COUNT(s.id) AS segments, COUNT(s.file_name) AS files,
                     CAST(COALESCE(SUM(s.row_count), 0) AS BIGINT) AS row_count,
                     CAST(COALESCE(SUM(s.size_bytes), 0) AS BIGINT) AS size_bytes,
                     MIN(s.start_block) AS start_block, MAX(s.end_block) AS end_block,
@@ -210,10 +210,11 @@ macro_rules! stored_at {
                              AND n.start_block = e.end_block + 1 AND n.prev_hash = e.hash)
                       ORDER BY e.start_block LIMIT 1) AS linked_until
                FROM locations l
+               JOIN revisions r ON r.id = l.revision_id
                LEFT JOIN segments s ON s.location_id = l.id AND s.replaced_seq IS NULL
               WHERE l.revision_id IN ",
             $revisions,
-            " GROUP BY l.revision_id, l.table_name, l.id ORDER BY l.id"
+            " GROUP BY l.revision_id, r.changed_seq, l.table_name, l.id ORDER BY l.id"
         )
     };
 }

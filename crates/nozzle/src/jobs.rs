@@ -87,6 +87,15 @@ impl JobRequest {
         matches!(self.end_block, Some(End::Latest(_) | End::Number(..0)))
     }
 
+    /// Whether a job of this request brings every block that one of `other` brings.
+    pub fn reaches(&self, other: &Self) -> bool {
+        match (self.end_block, other.end_block) {
+            (None, _) => true,
+            (Some(End::Number(own @ 0..)), Some(End::Number(wanted @ 0..))) => own >= wanted,
+            (own, wanted) => own == wanted,
+        }
+    }
+
     /// As it is stored: the same text for the same request.
     pub fn to_text(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string(self)?)

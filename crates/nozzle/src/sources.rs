@@ -29,6 +29,7 @@ use crate::{
     context::Context,
     definitions, networks,
     providers::{self, EvmRpcProvider},
+    threads,
 };
 
 /// Where a dataset's blocks come from, as a command names it.
@@ -131,6 +132,7 @@ fn of_datasets(manifest: &DerivedManifest, context: &Context) -> anyhow::Result<
         manifest.name.to_string(),
         Arc::new(context.engine()?),
         Arc::clone(&context.metadata),
+        threads::shared().context("starting the threads for queries")?.clone(),
         definitions::derived::queries(manifest),
         resolved,
         context.config.microbatch_max_interval,

@@ -8,8 +8,8 @@ use arrow::{
 };
 use futures::TryStreamExt;
 use nozzle_core::{
-    BlockHash, BlockNum, BlockRange, DatasetKind, DatasetRef, block::BlockLink, derived::DerivedManifest,
-    schema::BLOCK_NUM,
+    BlockHash, BlockNum, BlockRange, DatasetKind, DatasetRef, block::BlockLink, chain, manifest::Manifest,
+    range::MAX_BLOCK, schema::BLOCK_NUM,
 };
 use nozzle_metadata::{Coverage, Dataset, LocationId, Revision, Scan};
 
@@ -34,38 +34,75 @@ impl Session {
         known.find(|(known, _)| known.id == dataset.id).map(|(_, revision)| (dataset, revision.as_ref()))
     }
 
-    /// What is stored of all tables of datasets; `None` where one of them has no data.
-    pub async fn stored(&self, datasets: &BTreeSet<DatasetRef>) -> Result<Option<Vec<Coverage>>, QueryError> {
-        let mut revisions = vec![];
-        for dataset in datasets {
-            match self.active(dataset) {
-                Some((_, Some(revision))) => revisions.push(revision.id),
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(self.metadata().coverage(&revisions).await?))
-    }
-
-    /// The last block up to which all tables of datasets are stored, linked, and of the chain as it is stored now:
-    /// one that follows another may still have blocks that this has replaced.
+    /// The last block up to which all tables of datasets are stored from their first blocks on, linked, and of the
+    /// chain as this session sees it: one that follows another may still have blocks that this has replaced.
     pub async fn watermark(
         &self,
         datasets: &BTreeSet<DatasetRef>,
         chain: &DatasetRef,
     ) -> Result<Option<BlockNum>, QueryError> {
-        let Some(stored) = self.stored(datasets).await? else { return Ok(None) };
-        let Some(mut watermark) = stored.iter().map(|table| table.linked_until).min().flatten() else {
-            return Ok(None);
-        };
-        for dataset in datasets.iter().filter(|dataset| *dataset != chain) {
-            let Some((_, Some(revision))) = self.active(dataset) else { return Ok(None) };
+        let mut revisions = vec![];
+        for reference in datasets {
+            let Some((_, Some(revision))) = self.active(reference) else { return Ok(None) };
+            revisions.push((reference, revision, self.start_of(reference)?));
+        }
+        let ids: Vec<_> = revisions.iter().map(|(_, revision, _)| revision.id).collect();
+        let stored = self.metadata().coverage(&ids).await?;
+        let mut watermark = BlockNum::MAX;
+        for (_, revision, start) in &revisions {
+            for table in stored.iter().filter(|table| table.revision == revision.id) {
+                let Some(end) = self.linked_from(*start, table, revision).await? else { return Ok(None) };
+                watermark = watermark.min(end);
+            }
+        }
+        for (_, revision, _) in revisions.iter().filter(|(dataset, ..)| *dataset != chain) {
             let Some(location) = revision.locations.first() else { return Ok(None) };
             match self.agrees_until(location.id, chain, watermark).await? {
                 Some(agreed) => watermark = watermark.min(agreed),
                 None => return Ok(None),
             }
         }
-        Ok(Some(watermark))
+        Ok(Some(watermark).filter(|_| !stored.is_empty()))
+    }
+
+    /// The end of a table's linked run from `start`, as this session sees it; `stored` is of a later moment.
+    async fn linked_from(
+        &self,
+        start: BlockNum,
+        stored: &Coverage,
+        revision: &Revision,
+    ) -> Result<Option<BlockNum>, QueryError> {
+        if stored.changed == revision.changed {
+            return Ok(stored.linked_from(start));
+        }
+        let Some(range) = BlockRange::new(start, MAX_BLOCK) else { return Ok(None) };
+        let scan = Scan { location: stored.location, sequence: self.snapshot().sequence, range };
+        let spans = self.metadata().spans(&scan).await?;
+        let Some(first) = spans.first().map(|span| span.range.start()).filter(|first| *first <= start) else {
+            return Ok(None);
+        };
+        Ok(chain::watermark(first, &spans).map(|tip| tip.number))
+    }
+
+    /// What a dataset is, as it was registered.
+    fn manifest(&self, reference: &DatasetRef) -> Result<Manifest, QueryError> {
+        let Some(dataset) = self.dataset(reference) else {
+            return Err(QueryError::TableNotFound(format!("there is no dataset `{reference}` any more")));
+        };
+        let manifest = match dataset.kind {
+            DatasetKind::Manifest | DatasetKind::Sql => {
+                serde_json::from_str(&dataset.manifest).map(Manifest::Derived)
+            }
+            _ => serde_json::from_str(&dataset.manifest).map(Manifest::Raw),
+        };
+        manifest.map_err(|error| {
+            QueryError::Execution(format!("the stored manifest of `{reference}` is damaged: {error}"))
+        })
+    }
+
+    /// The first block that a dataset is to have.
+    pub fn start_of(&self, reference: &DatasetRef) -> Result<BlockNum, QueryError> {
+        Ok(self.manifest(reference)?.start_block())
     }
 
     /// The last block up to another one that a table has and the chain too, told by the hashes at the ends of
@@ -93,16 +130,19 @@ impl Session {
         }
     }
 
-    /// The raw dataset whose blocks a dataset's are.
-    pub fn chain_of(&self, reference: &DatasetRef) -> Option<DatasetRef> {
-        let dataset = self.dataset(reference)?;
-        match dataset.kind {
-            DatasetKind::Manifest | DatasetKind::Sql => {
-                let manifest: DerivedManifest = serde_json::from_str(&dataset.manifest).ok()?;
-                manifest.resolved.map(|resolved| resolved.chain)
+    /// The raw dataset whose blocks those of some datasets are, and the first block: of several, the one that
+    /// begins first.
+    pub fn chain_of(
+        &self,
+        datasets: &BTreeSet<DatasetRef>,
+    ) -> Result<Option<(DatasetRef, BlockNum)>, QueryError> {
+        let mut chains = vec![];
+        for reference in datasets {
+            if let Some(chain) = self.manifest(reference)?.chain() {
+                chains.push((self.start_of(&chain)?, chain));
             }
-            _ => Some(DatasetRef { name: dataset.name.clone(), version: Some(dataset.version) }),
         }
+        Ok(chains.into_iter().min().map(|(start, chain)| (chain, start)))
     }
 
     /// The blocks of a range, with their hashes.

@@ -11,7 +11,7 @@
 //! | `L JOIN R` | `L[a..b] ⋈ R[0..b]` and `L[0..a-1] ⋈ R[a..b]`; only `L[a..b] ⋈ R[a..b]` where the block is a key |
 //! | `L` where a row of `R` matches | the same with the first block of each key of `R` |
 //! | `GROUP BY`, `DISTINCT ON`, the block first | the same of what they read |
-//! | values | rows of block 0 |
+//! | values | rows of the first block of all |
 //!
 //! Anything else is refused by name: it would have to change rows that were given before.
 
@@ -182,21 +182,29 @@ fn line_of(sql: &str, words: &[&str]) -> Option<usize> {
     words.iter().find_map(|word| lines.clone().position(|line| has(line, word)).map(|line| line + 1))
 }
 
-/// Blocks of a range, maybe none.
+/// Blocks of a range.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
     first: BlockNum,
     last: BlockNum,
+    /// The first of all blocks, of which the rows are that belong to none.
+    start: BlockNum,
 }
 
 impl Blocks {
-    fn until(last: BlockNum) -> Self {
-        Self { first: 0, last }
+    fn of(range: BlockRange, start: BlockNum) -> Self {
+        Self { first: range.start(), last: range.end(), start }
+    }
+
+    /// All blocks up to the last of these.
+    fn until_last(self) -> Self {
+        Self { first: self.start, ..self }
     }
 
     /// All blocks before these, where there are any.
     fn before(self) -> Option<Self> {
-        Some(Self::until(self.first.checked_sub(1)?))
+        let last = self.first.checked_sub(1).filter(|last| *last >= self.start)?;
+        Some(Self { last, ..self.until_last() })
     }
 }
 
@@ -220,7 +228,7 @@ impl Incremental {
         ];
         let plan = Optimizer::with_rules(rules).optimize(analyzed, &state, |_, _| {})?;
         check_expressions(&plan)?;
-        let step = rewrite(&plan, Blocks::until(0))?;
+        let step = rewrite(&plan, Blocks::of(BlockRange::single(0), 0))?;
         let mut fields = vec![Arc::new(Field::new(BLOCK_NUM, DataType::UInt64, false))];
         let mut columns = vec![];
         for (at, field) in plan.schema().fields().iter().enumerate() {
@@ -253,18 +261,18 @@ impl Incremental {
         Arc::clone(self.plan.schema().inner())
     }
 
-    /// The rows of a range, with `_block_num` in front, sorted by it.
-    pub fn at(&self, range: BlockRange) -> Result<LogicalPlan, QueryError> {
-        self.planned(range, true).map_err(|failure| failure.in_sql(""))
+    /// The rows of a range, with `_block_num` in front, sorted by it; `start` is the first of all blocks.
+    pub fn at(&self, range: BlockRange, start: BlockNum) -> Result<LogicalPlan, QueryError> {
+        self.planned(Blocks::of(range, start), true).map_err(|failure| failure.in_sql(""))
     }
 
-    /// The rows of a range, with the columns that the query names, sorted by their blocks.
-    pub fn query_at(&self, range: BlockRange) -> Result<LogicalPlan, QueryError> {
-        self.planned(range, false).map_err(|failure| failure.in_sql(""))
+    /// As [`Self::at`], with the columns that the query names.
+    pub fn query_at(&self, range: BlockRange, start: BlockNum) -> Result<LogicalPlan, QueryError> {
+        self.planned(Blocks::of(range, start), false).map_err(|failure| failure.in_sql(""))
     }
 
-    fn planned(&self, range: BlockRange, with_block: bool) -> Result<LogicalPlan, Failure> {
-        let step = rewrite(&self.plan, Blocks { first: range.start(), last: range.end() })?;
+    fn planned(&self, blocks: Blocks, with_block: bool) -> Result<LogicalPlan, Failure> {
+        let step = rewrite(&self.plan, blocks)?;
         let schema = self.plan.schema();
         let mut sort = vec![SortExpr::new(ident(BLOCK), true, false)];
         for name in WITHIN_BLOCK {
@@ -342,6 +350,11 @@ fn check_expressions(plan: &LogicalPlan) -> Result<(), Failure> {
                             "use the block's timestamp, or compute it when you query",
                         )
                     }
+                    Expr::Placeholder(parameter) => refused(
+                        format!("the parameter `{}`", parameter.id),
+                        &[],
+                        "write its value in its place",
+                    ),
                     Expr::ScalarSubquery(_)
                     | Expr::Exists(_)
                     | Expr::InSubquery(_)
@@ -514,18 +527,36 @@ fn greater() -> DataFusionResult<Expr> {
     when(ident(LEFT).gt_eq(ident(RIGHT)), ident(LEFT)).otherwise(ident(RIGHT))
 }
 
-fn joined(join: &Join, left: LogicalPlan, right: LogicalPlan) -> Result<LogicalPlan, Failure> {
-    let rows = Join::try_new(
-        renamed(left, join.left.schema(), LEFT)?,
-        renamed(right, join.right.schema(), RIGHT)?,
-        join.on.clone(),
-        join.filter.clone(),
-        JoinType::Inner,
-        JoinConstraint::On,
-        join.null_equality,
-        false,
-    )?;
+/// The side of a join that has the rows of the new blocks alone. The engine keeps the left one in memory, and
+/// reads of the other what may match it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Few {
+    Left,
+    Right,
+}
+
+/// The rows of both sides that match, with the blocks of both.
+fn inner_join(
+    join: &Join,
+    left: Arc<LogicalPlan>,
+    right: Arc<LogicalPlan>,
+    on: Vec<(Expr, Expr)>,
+    filter: Option<Expr>,
+    few: Few,
+) -> Result<LogicalPlan, Failure> {
+    let (first, second, on) = match few {
+        Few::Left => (left, right, on),
+        Few::Right => (right, left, on.into_iter().map(|(left, right)| (right, left)).collect()),
+    };
+    let (by, nulls) = (JoinConstraint::On, join.null_equality);
+    let rows = Join::try_new(first, second, on, filter, JoinType::Inner, by, nulls, false)?;
     with_block(LogicalPlan::Join(rows), &join.schema, greater()?)
+}
+
+fn joined(join: &Join, left: LogicalPlan, right: LogicalPlan, few: Few) -> Result<LogicalPlan, Failure> {
+    let left = renamed(left, join.left.schema(), LEFT)?;
+    let right = renamed(right, join.right.schema(), RIGHT)?;
+    inner_join(join, left, right, join.on.clone(), join.filter.clone(), few)
 }
 
 fn inner(join: &Join, blocks: Blocks) -> Result<Step, Failure> {
@@ -536,11 +567,12 @@ fn inner(join: &Join, blocks: Blocks) -> Result<Step, Failure> {
     if is_by_block(join, &left, &right) {
         let offset = join.left.schema().fields().len();
         let equal = left.blocks.iter().copied().chain(right.blocks.iter().map(|at| at + offset)).collect();
-        return Ok(Step { plan: joined(join, left.plan, right.plan)?, blocks: equal });
+        return Ok(Step { plan: joined(join, left.plan, right.plan, Few::Left)?, blocks: equal });
     }
-    let mut parts = vec![joined(join, left.plan, rewrite(&join.right, Blocks::until(blocks.last))?.plan)?];
+    let all_right = rewrite(&join.right, blocks.until_last())?;
+    let mut parts = vec![joined(join, left.plan, all_right.plan, Few::Left)?];
     if let Some(before) = blocks.before() {
-        parts.push(joined(join, rewrite(&join.left, before)?.plan, right.plan)?);
+        parts.push(joined(join, rewrite(&join.left, before)?.plan, right.plan, Few::Right)?);
     }
     Ok(Step { plan: union_of(parts, &join.schema)?, blocks: vec![] })
 }
@@ -568,21 +600,17 @@ fn semi(join: &Join, blocks: Blocks) -> Result<Step, Failure> {
             "compare columns by equality only",
         );
     }
-    let mut parts = vec![matched(join, left.plan, blocks.last, None)?];
+    let mut parts = vec![matched(join, left.plan, blocks, false)?];
     if let Some(before) = blocks.before() {
-        parts.push(matched(join, rewrite(&join.left, before)?.plan, blocks.last, Some(blocks.first))?);
+        parts.push(matched(join, rewrite(&join.left, before)?.plan, blocks, true)?);
     }
     Ok(Step { plan: union_of(parts, &join.schema)?, blocks: vec![] })
 }
 
-/// The rows of the left side whose keys the right side has up to block `last`, and not before `first`.
-fn matched(
-    join: &Join,
-    left: LogicalPlan,
-    last: BlockNum,
-    first: Option<BlockNum>,
-) -> Result<LogicalPlan, Failure> {
-    let right = rewrite(&join.right, Blocks::until(last))?.plan;
+/// The rows of the left side whose keys the right side has up to the last of the blocks; `only_new` leaves out
+/// those that it has before them.
+fn matched(join: &Join, left: LogicalPlan, blocks: Blocks, only_new: bool) -> Result<LogicalPlan, Failure> {
+    let right = rewrite(&join.right, blocks.until_last())?.plan;
     let key = |at: usize| format!("__nozzle_key{at}");
     let keys = join.on.iter().enumerate().map(|(at, (_, right))| right.clone().alias(key(at)));
     let mut first_blocks =
@@ -590,21 +618,13 @@ fn matched(
             (0..join.on.len()).map(|at| ident(key(at))).collect::<Vec<_>>(),
             vec![min(ident(BLOCK)).alias(RIGHT)],
         )?;
-    if let Some(first) = first {
-        first_blocks = first_blocks.filter(ident(RIGHT).gt_eq(lit(first)))?;
+    if only_new {
+        first_blocks = first_blocks.filter(ident(RIGHT).gt_eq(lit(blocks.first)))?;
     }
     let on = join.on.iter().enumerate().map(|(at, (left, _))| (left.clone(), ident(key(at)))).collect();
-    let rows = Join::try_new(
-        renamed(left, join.left.schema(), LEFT)?,
-        Arc::new(first_blocks.build()?),
-        on,
-        None,
-        JoinType::Inner,
-        JoinConstraint::On,
-        join.null_equality,
-        false,
-    )?;
-    with_block(LogicalPlan::Join(rows), &join.schema, greater()?)
+    let few = if only_new { Few::Right } else { Few::Left };
+    let left = renamed(left, join.left.schema(), LEFT)?;
+    inner_join(join, left, Arc::new(first_blocks.build()?), on, None, few)
 }
 
 fn grouped(aggregate: &Aggregate, blocks: Blocks) -> Result<Step, Failure> {
@@ -622,7 +642,9 @@ fn grouped(aggregate: &Aggregate, blocks: Blocks) -> Result<Step, Failure> {
     let takes_block = |expr: &Expr| match expr.clone().unalias() {
         Expr::AggregateFunction(called) => {
             let takes_one = ["first_value", "last_value", "min", "max"].contains(&called.func.name());
-            takes_one && called.params.args.first().is_some_and(is_block)
+            // With a filter there may be none.
+            let is_filtered = called.params.filter.is_some();
+            takes_one && !is_filtered && called.params.args.first().is_some_and(is_block)
         }
         _ => false,
     };
@@ -648,8 +670,8 @@ fn unnested(unnest: &Unnest, blocks: Blocks) -> Result<Step, Failure> {
 /// Rows that are there from the beginning.
 fn constant(plan: &LogicalPlan, blocks: Blocks) -> Result<Step, Failure> {
     let rows = LogicalPlanBuilder::from(plan.clone());
-    let rows = if blocks.first == 0 { rows } else { rows.filter(lit(false))? };
-    Ok(Step { plan: with_block(rows.build()?, plan.schema(), lit(0_u64))?, blocks: vec![] })
+    let rows = if blocks.first == blocks.start { rows } else { rows.filter(lit(false))? };
+    Ok(Step { plan: with_block(rows.build()?, plan.schema(), lit(blocks.start))?, blocks: vec![] })
 }
 
 #[cfg(test)]

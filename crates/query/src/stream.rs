@@ -28,6 +28,9 @@ use crate::{
 /// So many ranges are remembered, to find where chains part; below them it is the newest final block.
 const REMEMBERED: usize = 1_000;
 
+/// Chains that tell of no finality, or of one close to their heads, are taken to lose no more blocks at once.
+const NEVER_DEEPER: u64 = 64;
+
 /// How long commits that were not told of stay unseen.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -75,6 +78,8 @@ pub struct QueryStream {
     network: Network,
     datasets: BTreeSet<DatasetRef>,
     chain: DatasetRef,
+    /// The first block of all.
+    start: BlockNum,
     /// The next block; none before the first range.
     next: Option<BlockNum>,
     /// The last block of each range that was given, oldest first.
@@ -123,8 +128,7 @@ impl QueryStream {
             }
         }
         let datasets = datasets_of(&plan)?;
-        let chain = datasets.iter().find_map(|dataset| session.chain_of(dataset));
-        let Some(chain) = chain else {
+        let Some((chain, start)) = session.chain_of(&datasets)? else {
             return Err(QueryError::Plan("nobody knows whose blocks the query's are".into()));
         };
         let schema = incremental.query_schema();
@@ -137,6 +141,7 @@ impl QueryStream {
             network,
             datasets,
             chain,
+            start,
             next: None,
             given: vec![],
             running: None,
@@ -155,6 +160,7 @@ impl QueryStream {
             network: self.network.clone(),
             datasets: self.datasets.clone(),
             chain: self.chain.clone(),
+            start: self.start,
             next: self.next,
             given: self.given.clone(),
             running: None,
@@ -211,7 +217,10 @@ impl QueryStream {
                 continue;
             }
             if let Some((rows, range)) = &mut self.running {
-                match rows.next().await {
+                let Ok(next) = timeout_at(quiet_until, rows.next()).await else {
+                    return Ok(StreamItem::KeepAlive);
+                };
+                match next {
                     Some(Ok(batch)) if batch.num_rows() == 0 => continue,
                     Some(batch) => return Ok(StreamItem::Rows(batch?, range.clone())),
                     None => {
@@ -254,16 +263,10 @@ impl QueryStream {
     /// Begins the next range; `false` where there is none yet.
     async fn begin_range(&mut self) -> Result<bool, QueryError> {
         let session = self.engine.session().await?;
-        let Some(stored) = session.stored(&self.datasets).await? else { return Ok(false) };
         let Some(watermark) = session.watermark(&self.datasets, &self.chain).await? else { return Ok(false) };
         let next = match self.next {
             Some(_) => self.after_reorgs(&session).await?,
-            None => match self.resumed(&session).await? {
-                Some(next) => next,
-                None => {
-                    stored.iter().filter_map(|table| Some(table.totals.blocks?.start())).min().unwrap_or(0)
-                }
-            },
+            None => self.resumed(&session).await?,
         };
         self.next = Some(next);
         let last = watermark.min(next.saturating_add(self.options.most_blocks - 1));
@@ -281,7 +284,7 @@ impl QueryStream {
             }
         };
         let (_, incremental): (_, Incremental) = session.incremental(&self.sql).await?;
-        let rows = session.execute(incremental.query_at(numbers)?).await?;
+        let rows = session.execute(incremental.query_at(numbers, self.start)?).await?;
         let range = StreamRange { numbers, network: self.network.clone(), hash, prev_hash };
         self.running = Some((rows, range));
         Ok(true)
@@ -294,39 +297,52 @@ impl QueryStream {
             if is_canonical(session, &self.chain, *last).await? {
                 return Ok(next.min(last.number.saturating_add(1)));
             }
+            let lost = last.number;
             self.given.pop();
             if self.given.is_empty() {
-                let from = last_final(session, &self.network).await?;
-                return Ok(from.map_or(0, |number| number.saturating_add(1)).min(next));
+                return below(session, &self.network, lost, self.start).await;
             }
         }
         Ok(next)
     }
 
     /// Where a client goes on that has had everything up to one of its blocks.
-    async fn resumed(&mut self, session: &Session) -> Result<Option<BlockNum>, QueryError> {
-        let Some((_, blocks)) = self.options.resume.first() else { return Ok(None) };
-        let Some(newest) = blocks.iter().map(|block| block.number).max() else { return Ok(None) };
+    async fn resumed(&mut self, session: &Session) -> Result<BlockNum, QueryError> {
+        let Some((_, blocks)) = self.options.resume.first() else { return Ok(self.start) };
         for block in blocks {
             if is_canonical(session, &self.chain, *block).await? {
                 self.given.push(*block);
-                return Ok(Some(block.number.saturating_add(1)));
+                return Ok(block.number.saturating_add(1));
             }
         }
-        let safe = last_final(session, &self.network).await?.map(|number| number.min(newest));
-        Ok(safe.map(|number| number.saturating_add(1)))
+        match blocks.iter().map(|block| block.number).min() {
+            Some(oldest) => below(session, &self.network, oldest, self.start).await,
+            None => Ok(self.start),
+        }
     }
+}
+
+/// The first block that cannot have been reorganised away together with a block that was; `start` is the first of
+/// all.
+async fn below(
+    session: &Session,
+    network: &Network,
+    lost: BlockNum,
+    start: BlockNum,
+) -> Result<BlockNum, QueryError> {
+    let known = session.metadata().finality(network).await?;
+    let finalized = known.and_then(|known| known.finalized).map(|block| block.number);
+    // What is final now may not have been when the client was given the block: it was then as far below the
+    // head as it is now, or not much further.
+    let lag = known.zip(finalized).map_or(0, |(known, number)| known.head.number.saturating_sub(number));
+    let reach = lag.max(NEVER_DEEPER).saturating_mul(2);
+    let safe = finalized.map_or(0, |number| number.saturating_add(1));
+    Ok(safe.min(lost.saturating_sub(reach)).max(start))
 }
 
 /// Whether a block is one of the stored chain.
 async fn is_canonical(session: &Session, chain: &DatasetRef, block: BlockId) -> Result<bool, QueryError> {
     Ok(session.hash_at(chain, block.number).await? == Some(block.hash))
-}
-
-/// The newest block of a network that will not be reorganised away.
-async fn last_final(session: &Session, network: &Network) -> Result<Option<BlockNum>, QueryError> {
-    let finality = session.metadata().finality(network).await?;
-    Ok(finality.and_then(|known| known.finalized).map(|block| block.number))
 }
 
 /// The datasets whose tables a plan reads.

@@ -390,9 +390,15 @@ pub(super) async fn what_locations_hold_is_counted(database: Database) {
     let replaced = world.at(10).await;
     world.replace(lease.id, &replaced, &[span(10, 14), span(15, 19)]).await.unwrap();
     let sequence = world.sequence().await.unwrap();
+    assert_eq!(empty.iter().map(|table| table.changed).max(), Some(CommitSeq(0)));
     for (n, counted) in world.coverage(&[world.revision.id]).await.unwrap().into_iter().enumerate() {
         assert_eq!(counted.totals, world.totals(&world.scan(n, sequence)).await.unwrap());
         assert_eq!(counted.linked_until, Some(19));
+        assert_eq!(
+            [0, 5, 19, 20].map(|start| counted.linked_from(start)),
+            [Some(19), Some(19), Some(19), None]
+        );
+        assert_eq!(counted.changed, sequence);
     }
     let files = world.live_files(&tables, None, 99).await.unwrap();
     assert_eq!(files.len(), 8);

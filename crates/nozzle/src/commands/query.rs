@@ -18,13 +18,15 @@ use crate::{
     config::Config,
     context::Context,
     output::{self, Format, Options, Written},
-    threads::QueryThreads,
+    threads,
 };
 
 /// Runs the statement and writes its answer.
 pub async fn run(args: QueryArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let threads = QueryThreads::start().context("starting the threads for queries")?;
-    threads.spawn(answer(args, config)).await.context("the query ended by a defect of the engine")?
+    let threads = threads::shared().context("starting the threads for queries")?;
+    threads::spawn(threads, answer(args, config))
+        .await
+        .context("the query ended by a defect of the engine")?
 }
 
 async fn answer(args: QueryArgs, config: Config) -> anyhow::Result<ExitCode> {

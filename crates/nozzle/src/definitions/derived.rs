@@ -19,6 +19,7 @@ use nozzle_query::{
 use semver::{Version, VersionReq};
 
 use super::{of_dataset, tables};
+use crate::threads;
 
 /// Refuses what no database has to be asked about.
 pub fn check(manifest: &DerivedManifest) -> anyhow::Result<()> {
@@ -68,15 +69,24 @@ pub async fn resolve(
     metadata: &dyn MetadataStore,
 ) -> anyhow::Result<DerivedManifest> {
     let all = metadata.datasets().await?;
+    let manifest = manifest.clone();
+    // Its queries may be nested deep.
+    let threads = threads::shared().context("starting the threads for queries")?;
+    let resolved = threads::spawn(threads, async move { pinned(&manifest, &all).await });
+    resolved.await.context("planning its queries ended by a defect of the engine")?
+}
+
+/// Checks a manifest against all datasets, and pins it to those that it is made of.
+async fn pinned(manifest: &DerivedManifest, all: &[Dataset]) -> anyhow::Result<DerivedManifest> {
     let queries = queries(manifest);
     let mut sources = BTreeMap::new();
-    for (name, found) in named(manifest, &queries, &all)? {
+    for (name, found) in named(manifest, &queries, all)? {
         let source = Source { manifest: of_dataset(found)?, dataset: found.clone() };
         sources.insert(name, source);
     }
     ensure!(!sources.is_empty(), "its tables read no other dataset: nothing would ever be in them");
     let network = one_network(manifest, &sources)?;
-    let (chain, start_block) = chain(&sources, &all)?;
+    let (chain, start_block) = chain(&sources, all)?;
     let mut known = BTreeMap::new();
     for (name, source) in &sources {
         let is_raw = is_raw(source.dataset.kind);
@@ -97,11 +107,11 @@ pub async fn resolve(
             .with_context(|| format!("the table `{}`", query.table))?;
         schemas.insert(query.table.clone(), json);
     }
-    let pinned = |source: &Source| DatasetRef {
+    let reference = |source: &Source| DatasetRef {
         name: source.dataset.name.clone(),
         version: Some(source.dataset.version),
     };
-    let names = sources.iter().map(|(name, source)| (name.clone(), pinned(source))).collect();
+    let names = sources.iter().map(|(name, source)| (name.clone(), reference(source))).collect();
     let resolved = Resolved { names, chain, network, start_block, schemas };
     Ok(DerivedManifest { resolved: Some(resolved), ..manifest.clone() })
 }
@@ -179,12 +189,8 @@ fn one_network(manifest: &DerivedManifest, sources: &BTreeMap<String, Source>) -
 fn chain(sources: &BTreeMap<String, Source>, all: &[Dataset]) -> anyhow::Result<(DatasetRef, BlockNum)> {
     let mut chains = vec![];
     for source in sources.values() {
-        let chain = match &source.manifest {
-            Manifest::Raw(raw) => raw.reference(),
-            Manifest::Derived(derived) => match &derived.resolved {
-                Some(resolved) => resolved.chain.clone(),
-                None => bail!("`{}` is not registered as it has to be", derived.name),
-            },
+        let Some(chain) = source.manifest.chain() else {
+            bail!("`{}` is not registered as it has to be", source.manifest.name());
         };
         let dataset = all
             .iter()

@@ -6,6 +6,7 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::{Stream, StreamExt, stream};
 use nozzle_query::{Engine, LogicalPlan, QueryError, QueryStream, Rows, Session, StreamItem, StreamOptions};
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, mpsc, oneshot},
     task::JoinError,
     time::{Instant, timeout_at},
@@ -16,7 +17,7 @@ use super::{
     error::{ApiError, ErrorCode},
     stream::Resume,
 };
-use crate::threads::QueryThreads;
+use crate::threads;
 
 /// Batches that wait between the scan and the encoder: enough that neither waits for the other,
 /// few enough that a client that does not read costs little.
@@ -88,7 +89,7 @@ pub struct Following {
 #[derive(Debug)]
 pub struct Queries {
     engine: Arc<Engine>,
-    threads: QueryThreads,
+    threads: &'static Handle,
     limits: Limits,
     streams: StreamLimits,
     /// The turns of queries at a time, in the order in which they came; absent without a limit.
@@ -102,7 +103,7 @@ impl Queries {
     pub fn new(engine: Engine, limits: Limits, streams: StreamLimits) -> std::io::Result<Self> {
         Ok(Self {
             engine: Arc::new(engine),
-            threads: QueryThreads::start()?,
+            threads: threads::shared()?,
             limits,
             streams,
             turns: limits.at_a_time.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
@@ -128,7 +129,7 @@ impl Queries {
         look: impl FnOnce(&Session) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let engine = Arc::clone(&self.engine);
-        let looking = self.threads.spawn(async move { look(&engine.session().await?) });
+        let looking = threads::spawn(self.threads, async move { look(&engine.session().await?) });
         Ok(looking.await.map_err(defect)??)
     }
 
@@ -139,7 +140,7 @@ impl Queries {
         look: impl FnOnce(&Session, &LogicalPlan) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let engine = Arc::clone(&self.engine);
-        let planning = self.threads.spawn(async move {
+        let planning = threads::spawn(self.threads, async move {
             let session = engine.session().await?;
             let plan = statement.plan(&session).await?;
             look(&session, &plan)
@@ -160,7 +161,7 @@ impl Queries {
         let (begun, columns) = oneshot::channel();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         // A task of its own: the scan goes on while what it gave is encoded and sent.
-        let scan = self.threads.spawn(async move {
+        let scan = threads::spawn(self.threads, async move {
             let _turn = match turns {
                 Some(turns) => turns.acquire_owned().await.ok(),
                 None => None,
@@ -194,7 +195,7 @@ impl Queries {
     /// Whether a statement itself asks for a stream.
     pub async fn asks_for_stream(&self, sql: &str) -> Result<bool, ApiError> {
         let sql = sql.to_owned();
-        self.threads.spawn(async move { nozzle_query::asks_for_stream(&sql) }).await.map_err(defect)
+        threads::spawn(self.threads, async move { nozzle_query::asks_for_stream(&sql) }).await.map_err(defect)
     }
 
     /// Starts a stream. It takes no turn, as it never ends, and keeps no server from ending: its client goes on
@@ -205,7 +206,7 @@ impl Queries {
         let options = StreamOptions { most_blocks, keep_alive, resume };
         let (begun, opened) = oneshot::channel();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let following = self.threads.spawn(async move {
+        let following = threads::spawn(self.threads, async move {
             let mut stream = match QueryStream::open(engine, sql, options).await {
                 Ok(stream) => stream,
                 Err(error) => return drop(begun.send(Err(error))),

@@ -1,8 +1,7 @@
 //! Derived datasets and streams, on nodes whose chains are reorganised.
 
 use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -19,6 +18,7 @@ use crate::{
     cluster::{Cluster, FLUSH},
     harness::{Db, NOT_MERGED, Place, python, until, until_stored, workspace},
     servers::Server,
+    streams::Client,
 };
 
 const TRANSFER: &str = "Transfer(address indexed from, address indexed to, uint256 value)";
@@ -35,7 +35,9 @@ fn erc20(chain: &str) -> Value {
         "dependencies": {"chain": {"owner": "me", "name": chain, "version": "*"}},
         "tables": {
             "transfers": {"input": {"sql": transfers}},
-            "counts": {"input": {"sql": "SELECT block_num, count(*) AS n FROM self.transfers GROUP BY block_num"}},
+            // A column of that name tells no block's hash here.
+            "counts": {"input": {"sql":
+                "SELECT block_num, count(*) AS n, min(sender) AS block_hash FROM self.transfers GROUP BY block_num"}},
             "spenders": {"input": {"sql":
                 "SELECT t.tx_hash, t.\"from\" FROM chain.transactions AS t WHERE t.\"to\" IN (SELECT token FROM self.transfers)"}},
         },
@@ -244,102 +246,6 @@ fn a_manifest_is_checked_whole_when_it_is_registered() {
     place.write("changed.json", &declared.to_string().replace("address FROM", "address AS address FROM"));
     let said = place.run(&["dump", "--dataset", "changed.json"]);
     assert!(said.code == Some(1) && said.stderr.contains("needs a new `version`"), "{}", said.stderr);
-}
-
-/// A client of a stream, that does as it is told.
-struct Client {
-    curl: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-    rows: Vec<(u64, String)>,
-    /// The last block of each complete range, oldest first.
-    cursors: Vec<(u64, String)>,
-    open_from: Option<u64>,
-    reorgs: usize,
-}
-
-impl Client {
-    fn start(url: &str, sql: &str, resume: &[(u64, String)]) -> Self {
-        let mut command = Command::new("curl");
-        command.args(["-sS", "-N", "-H", "nozzle-control: true", "--data", sql, url]);
-        if !resume.is_empty() {
-            let cursors: Vec<_> = resume
-                .iter()
-                .rev()
-                .take(20)
-                .map(|(number, hash)| json!({"number": number, "hash": hash}))
-                .collect();
-            command.args(["-H", &format!("nozzle-resume: {}", json!({ "anvil": cursors }))]);
-        }
-        let mut curl = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let out = BufReader::new(curl.stdout.take().unwrap());
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
-        Self { curl, lines, rows: vec![], cursors: vec![], open_from: None, reorgs: 0 }
-    }
-
-    /// Goes on with another server from what it has.
-    fn resume(mut self, url: &str, sql: &str) -> Self {
-        self.curl.kill().ok();
-        self.curl.wait().ok();
-        // What was not complete it does not have.
-        if let Some(from) = self.open_from.take() {
-            self.rows.retain(|(block, _)| *block < from);
-        }
-        let mut next = Self::start(url, sql, &self.cursors);
-        (next.rows, next.cursors) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.cursors));
-        next.reorgs = self.reorgs;
-        next
-    }
-
-    /// Takes in what has come.
-    fn take(&mut self) {
-        while let Ok(line) = self.lines.try_recv() {
-            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            let Some(told) = value.get("_nozzle") else {
-                self.rows.push((value["block_num"].as_u64().unwrap(), line));
-                continue;
-            };
-            assert!(told.get("error").is_none(), "{told}");
-            let Some(range) = told["ranges"].get(0) else { continue };
-            assert_eq!(range["network"], "anvil");
-            let (start, end) =
-                (range["numbers"]["start"].as_u64().unwrap(), range["numbers"]["end"].as_u64().unwrap());
-            if self.open_from.is_none() {
-                if let Some((last, hash)) = self.cursors.last() {
-                    assert!(start <= last + 1, "a gap between {last} and {start}");
-                    if start == last + 1 {
-                        assert_eq!(range["prev_hash"], hash.as_str(), "the ranges do not link at {start}");
-                    } else {
-                        self.reorgs += 1;
-                    }
-                }
-                self.rows.retain(|(block, _)| *block < start);
-                self.cursors.retain(|(block, _)| *block < start);
-                self.open_from = Some(start);
-            }
-            if told["ranges_complete"] == true {
-                self.cursors.push((end, range["hash"].as_str().unwrap().to_owned()));
-                self.open_from = None;
-            }
-        }
-    }
-
-    fn sorted(&self) -> Vec<String> {
-        let mut rows: Vec<String> = self
-            .rows
-            .iter()
-            .map(|(_, line)| serde_json::from_str::<Value>(line).unwrap().to_string())
-            .collect();
-        rows.sort();
-        rows
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.curl.kill().ok();
-        self.curl.wait().ok();
-    }
 }
 
 /// How long the story is, in seconds; longer by `just story`.

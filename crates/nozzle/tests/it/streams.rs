@@ -1,6 +1,8 @@
-//! Many clients of one stream: what they cost together, and that each gets every block.
+//! Streams: what clients are told and get, and what that costs.
 
 use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -8,17 +10,25 @@ use std::{
     time::Duration,
 };
 
+use nozzle_core::{BlockRange, range::MAX_BLOCK};
+use nozzle_metadata::{Commit, MetadataStore};
 use nozzle_testkit::{
+    anvil::{Anvil, AnvilOptions},
+    chain::ChainBuilder,
     replay::Recording,
+    rng::Rng,
     store::{StoreProxy, StoreProxyOptions, StoreServer},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
     harness::{Db, NOT_MERGED, Place, memory_kib, processor_ticks, synthetic, until},
     servers::Server,
 };
+
+/// The network of the chains that a [`Client`] follows.
+const NETWORK: &str = "anvil";
 
 const STORED: u64 = 10;
 const LOGS_PER_BLOCK: u64 = 6;
@@ -129,4 +139,272 @@ async fn clients_of_one_query_are_served_by_one_scan_of_each_block() {
     assert!(have.iter().all(|had| had.rows.load(Ordering::Relaxed) == rows));
     following.abort_all();
     assert_eq!(server.stop(), 0);
+}
+
+/// A client of a stream, that does as it is told.
+pub struct Client {
+    curl: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+    pub rows: Vec<(u64, String)>,
+    /// The last block of each complete range, oldest first.
+    pub cursors: Vec<(u64, String)>,
+    /// The first block of the range that is not complete yet.
+    pub open_from: Option<u64>,
+    pub reorgs: usize,
+}
+
+impl Client {
+    pub fn start(url: &str, sql: &str, resume: &[(u64, String)]) -> Self {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-N", "-H", "nozzle-control: true", "--data", sql, url]);
+        if !resume.is_empty() {
+            let cursors: Vec<_> = resume
+                .iter()
+                .rev()
+                .take(20)
+                .map(|(number, hash)| json!({"number": number, "hash": hash}))
+                .collect();
+            command.args(["-H", &format!("nozzle-resume: {}", json!({ NETWORK: cursors }))]);
+        }
+        let mut curl = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let out = BufReader::new(curl.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+        Self { curl, lines, rows: vec![], cursors: vec![], open_from: None, reorgs: 0 }
+    }
+
+    /// Goes on with another server from what it has.
+    pub fn resume(mut self, url: &str, sql: &str) -> Self {
+        self.curl.kill().ok();
+        self.curl.wait().ok();
+        // What was not complete it does not have.
+        if let Some(from) = self.open_from.take() {
+            self.rows.retain(|(block, _)| *block < from);
+        }
+        let mut next = Self::start(url, sql, &self.cursors);
+        (next.rows, next.cursors) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.cursors));
+        next.reorgs = self.reorgs;
+        next
+    }
+
+    /// Takes in what has come.
+    pub fn take(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let Some(told) = value.get("_nozzle") else {
+                self.rows.push((value["block_num"].as_u64().unwrap(), line));
+                continue;
+            };
+            assert!(told.get("error").is_none(), "{told}");
+            let Some(range) = told["ranges"].get(0) else { continue };
+            assert_eq!(range["network"], NETWORK);
+            let (start, end) =
+                (range["numbers"]["start"].as_u64().unwrap(), range["numbers"]["end"].as_u64().unwrap());
+            if self.open_from.is_none() {
+                if let Some((last, hash)) = self.cursors.last() {
+                    assert!(start <= last + 1, "a gap between {last} and {start}");
+                    if start == last + 1 {
+                        assert_eq!(range["prev_hash"], hash.as_str(), "the ranges do not link at {start}");
+                    } else {
+                        self.reorgs += 1;
+                    }
+                }
+                self.rows.retain(|(block, _)| *block < start);
+                self.cursors.retain(|(block, _)| *block < start);
+                self.open_from = Some(start);
+            }
+            if told["ranges_complete"] == true {
+                self.cursors.push((end, range["hash"].as_str().unwrap().to_owned()));
+                self.open_from = None;
+            }
+        }
+    }
+
+    pub fn sorted(&self) -> Vec<String> {
+        let mut rows: Vec<String> = self
+            .rows
+            .iter()
+            .map(|(_, line)| serde_json::from_str::<Value>(line).unwrap().to_string())
+            .collect();
+        rows.sort();
+        rows
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.curl.kill().ok();
+        self.curl.wait().ok();
+    }
+}
+
+/// Whether a client has a block as the last one of a whole range.
+fn has(client: &mut Client, block: &(u64, String)) -> Option<()> {
+    client.take();
+    (client.open_from.is_none() && client.cursors.last() == Some(block)).then_some(())
+}
+
+/// Every reorg that a stream's table goes through is told to its clients, also to one that was away meanwhile and
+/// to one that has nothing of the chain any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reorg_is_told_to_every_client() {
+    let mut dice = Rng::new(7);
+    let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
+    let mut chain = ChainBuilder::new(&anvil, 7).await.unwrap();
+    let place = Place::configured(Db::Sqlite, NOT_MERGED);
+    place.define("eth", "anvil", anvil.url());
+    chain.extend(20).await.unwrap();
+    place.ok(&["dump", "--dataset", "eth"]);
+    let server = Server::start(&place, &["--jsonl-server"]);
+    let sql = "SELECT block_num, hash FROM eth.blocks SETTINGS stream = true";
+    let (mut there, mut away) =
+        (Client::start(server.jsonl(), sql, &[]), Client::start(server.jsonl(), sql, &[]));
+    let head = async || {
+        let (number, hash) = anvil.head().await.unwrap();
+        (number, format!("{hash:#x}"))
+    };
+    let mut at = head().await;
+    for client in [&mut there, &mut away] {
+        until("the client to have what is stored", async || has(client, &at)).await;
+    }
+    // One cursor alone is known to have gone, and it lies at a number that is final by now.
+    let mut stranger = Client::start(server.jsonl(), sql, &[(6, format!("0x{:064x}", 6))]);
+    stranger.cursors = vec![(6, "gone".to_owned())];
+    stranger.rows = vec![(6, "gone".to_owned())];
+    until("the reorg to be told", async || has(&mut stranger, &at)).await;
+    let stored = sorted_blocks(&place);
+    assert_eq!((stranger.reorgs, stranger.sorted()), (1, stored));
+    for round in 1..=12 {
+        if dice.below(3) > 0 {
+            chain.extend(1 + dice.below(2)).await.unwrap();
+            place.ok(&["dump", "--dataset", "eth"]);
+            at = head().await;
+            until("the client to have the block", async || has(&mut there, &at)).await;
+        }
+        anvil.reorg(1 + dice.below(5)).await.unwrap();
+        chain.extend(dice.below(3)).await.unwrap();
+        place.ok(&["dump", "--dataset", "eth"]);
+        at = head().await;
+        until("the client to have the new block", async || has(&mut there, &at)).await;
+        assert_eq!(there.reorgs, round);
+    }
+    let stored = sorted_blocks(&place);
+    assert_eq!(there.sorted(), stored);
+    // It has seen none of that.
+    away = away.resume(server.jsonl(), sql);
+    until("the client to have caught up", async || has(&mut away, &at)).await;
+    assert_eq!((away.reorgs, away.sorted()), (1, stored));
+}
+
+fn sorted_blocks(place: &Place) -> Vec<String> {
+    let mut rows: Vec<String> =
+        place.query("SELECT block_num, hash FROM eth.blocks").iter().map(Value::to_string).collect();
+    rows.sort();
+    rows
+}
+
+/// Blocks may be stored above a hole, where several extract at once: a stream waits for the first ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_begins_with_the_first_block_of_its_dataset() {
+    let node = synthetic(Recording::synthetic(30, 3, 2, 7), 0);
+    let place = Place::configured(Db::Sqlite, &format!("{NOT_MERGED}\nkeep_alive_interval_secs = 0.3"));
+    place.define("eth", "chain-1337", node.url());
+    for end in ["9", "19"] {
+        place.ok(&["dump", "--dataset", "eth", "-e", end]);
+    }
+    let metadata = place.metadata().await;
+    take_out_first(metadata.as_ref(), "eth").await;
+    let server = Server::start(&place, &["--jsonl-server"]);
+    let had = Arc::new(Had::default());
+    let sql = "SELECT block_num FROM eth.blocks SETTINGS stream = true";
+    let following =
+        tokio::spawn(follow(reqwest::Client::new(), server.jsonl().to_owned(), sql, Arc::clone(&had)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(had.rows.load(Ordering::Relaxed), 0, "there are blocks before these");
+    place.ok(&["dump", "--dataset", "eth", "-e", "25"]);
+    until("the client to have all", async || (had.end.load(Ordering::Relaxed) == 26).then_some(())).await;
+    assert_eq!(had.rows.load(Ordering::Relaxed), 26);
+    following.abort();
+}
+
+/// Takes the first segment of each table out of a dataset.
+async fn take_out_first(metadata: &dyn MetadataStore, dataset: &str) {
+    let dataset = metadata.dataset(&dataset.parse().unwrap()).await.unwrap().unwrap();
+    let revision = metadata.revisions(dataset.id).await.unwrap().remove(0);
+    let all = BlockRange::new(0, MAX_BLOCK).unwrap();
+    let lease = metadata.claim(revision.id, &[all], "a test").await.unwrap().granted[0];
+    let sequence = metadata.sequence().await.unwrap();
+    let mut replaced = vec![];
+    for location in &revision.locations {
+        let scan = nozzle_metadata::Scan { location: location.id, sequence, range: BlockRange::single(0) };
+        replaced.extend(metadata.segments(&scan).await.unwrap().iter().map(|segment| segment.id));
+    }
+    metadata.commit(&Commit { lease: lease.id, added: vec![], replaced }).await.unwrap();
+    metadata.release(&[lease.id]).await.unwrap();
+}
+
+/// What a block costs does not depend on how many there were before, but for a join by other columns than the
+/// block, which has to look for its partners.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_blocks_cost_what_they_are_and_not_what_was_before() {
+    let queries = [
+        ("plain", "SELECT block_num, address, data FROM eth.logs SETTINGS stream = true"),
+        (
+            "counted",
+            "SELECT block_num, count(*) AS n FROM eth.logs GROUP BY block_num SETTINGS stream = true",
+        ),
+        (
+            "stamped",
+            "SELECT l.block_num, l.address, b.gas_used FROM eth.logs AS l JOIN eth.blocks AS b \
+             ON l.block_num = b.block_num SETTINGS stream = true",
+        ),
+        (
+            "by hash",
+            "SELECT t.block_num, t.tx_hash, b.gas_used FROM eth.transactions AS t JOIN eth.blocks AS b \
+             ON t.block_hash = b.hash SETTINGS stream = true",
+        ),
+    ];
+    let mut costs = vec![];
+    for stored in [100, 1_000] {
+        let store = tokio::task::spawn_blocking(StoreServer::seaweedfs).await.unwrap().unwrap();
+        let node = synthetic(Recording::synthetic(stored + 8, 3, 2, 7), 0);
+        let lines = format!("data_dir = \"{}\"\n{NOT_MERGED}", store.url("streams"));
+        let mut place = Place::configured(Db::Sqlite, &lines);
+        place.define("eth", "chain-1337", node.url());
+        place.set_variables(store.variables(None));
+        let mut end = stored - 1;
+        place.ok(&["dump", "--dataset", "eth", "-e", &end.to_string()]);
+        let proxy = StoreProxy::start(store.address(), StoreProxyOptions::default()).unwrap();
+        place.set_variables(store.variables(Some(proxy.url())));
+        let server = Server::start(&place, &["--jsonl-server"]);
+        place.set_variables(store.variables(None));
+        let mut bytes = vec![];
+        for (name, sql) in queries {
+            let had = Arc::new(Had::default());
+            let url = server.jsonl().to_owned();
+            let following = tokio::spawn(follow(reqwest::Client::new(), url, sql, Arc::clone(&had)));
+            let caught_up = async |end: u64| {
+                until("the client to have the block", async || {
+                    (had.end.load(Ordering::Relaxed) == end + 1).then_some(())
+                })
+                .await;
+            };
+            caught_up(end).await;
+            proxy.take_passed();
+            end += 1;
+            place.ok(&["dump", "--dataset", "eth", "-e", &end.to_string()]);
+            caught_up(end).await;
+            bytes.push((name, proxy.take_passed().bytes));
+            following.abort();
+        }
+        assert_eq!(server.stop(), 0);
+        costs.push(bytes);
+    }
+    println!("bytes that a block costs behind 100 blocks, and behind 1000: {costs:?}");
+    for ((name, few), (_, many)) in costs[0].iter().zip(&costs[1]) {
+        assert!(*few > 0, "{name}");
+        // Its column is read of all blocks, and nothing else of them.
+        let hashes = if *name == "by hash" { 900 * 40 } else { 0 };
+        assert!(*many <= few + few / 5 + hashes, "{name}: {many} bytes behind 1000 blocks, {few} behind 100");
+    }
 }

@@ -139,11 +139,11 @@ proptest! {
         runtime.block_on(async {
             let context_now = context(&left, &right);
             let grows = incremental(&context_now, &sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-            let at_once = lines(&context_now, grows.at(range(0, LAST)).expect("a plan")).await;
+            let at_once = lines(&context_now, grows.at(range(0, LAST), 0).expect("a plan")).await;
             // The query itself, which knows nothing of ranges.
             let plan = session::planned(&context_now.state(), session::parsed(&sql).expect("SQL")).await.expect("a plan");
             let itself = lines(&context_now, plan).await;
-            let without_block = lines(&context_now, grows.query_at(range(0, LAST)).expect("a plan")).await;
+            let without_block = lines(&context_now, grows.query_at(range(0, LAST), 0).expect("a plan")).await;
             assert_eq!(without_block, itself, "{sql}");
             // The same in ranges.
             cuts.insert(0);
@@ -151,7 +151,7 @@ proptest! {
             let mut together = vec![];
             for (at, start) in starts.iter().enumerate() {
                 let last = starts.get(at + 1).map_or(LAST, |next| next - 1);
-                together.extend(lines(&context_now, grows.at(range(*start, last)).expect("a plan")).await);
+                together.extend(lines(&context_now, grows.at(range(*start, last), 0).expect("a plan")).await);
             }
             together.sort();
             assert_eq!(together, at_once, "{sql} cut at {starts:?}");
@@ -162,8 +162,8 @@ proptest! {
             };
             let context_then = context(&forked(&left), &forked(&right));
             let grows_then = incremental(&context_then, &sql).await.expect("the same query");
-            let now = lines(&context_now, grows.at(range(0, fork)).expect("a plan")).await;
-            let then = lines(&context_then, grows_then.at(range(0, fork)).expect("a plan")).await;
+            let now = lines(&context_now, grows.at(range(0, fork), 0).expect("a plan")).await;
+            let then = lines(&context_then, grows_then.at(range(0, fork), 0).expect("a plan")).await;
             assert_eq!(now, then, "{sql} below {fork}");
         });
     }
@@ -187,6 +187,13 @@ async fn what_cannot_grow_is_refused_by_name_and_line() {
         ("SELECT v AS n, k + 1 AS \"block_num\", random() AS r FROM d.l", "`random`"),
         ("SELECT value FROM generate_series(1, 3)", "which has no blocks"),
         ("SELECT a.k FROM d.l AS a JOIN d.r AS b ON a.k < b.k", "a join without an equality"),
+        ("SELECT k FROM d.l WHERE k = $1", "the parameter `$1`"),
+        // Which may be null.
+        (
+            "SELECT b, count(*) AS n FROM (SELECT min(block_num) FILTER (WHERE k > 1) AS b, k FROM d.l \
+             GROUP BY block_num, k) AS a GROUP BY b",
+            "GROUP BY",
+        ),
     ] {
         let error = incremental(&context, sql).await.expect_err(sql).to_string();
         assert!(error.contains(says), "{sql}: {error}");
@@ -203,6 +210,22 @@ async fn the_block_comes_first_and_only_once() {
     let none = incremental(&context, "SELECT k FROM d.l").await.expect("it grows");
     let names: Vec<_> = none.schema().fields().iter().map(|field| field.name().clone()).collect();
     assert_eq!(names, ["_block_num", "k"]);
-    let plan = none.at(range(2, 3)).expect("a plan");
+    let plan = none.at(range(2, 3), 0).expect("a plan");
     assert_eq!(lines(&context, plan).await.len(), 1);
+}
+
+/// Rows that belong to no block are of the first one, wherever a dataset begins.
+#[tokio::test]
+async fn values_are_rows_of_the_first_block() {
+    let context = context(&vec![(5, 1, None), (6, 1, None), (7, 1, None)], &vec![]);
+    let sql = "SELECT a.k, t.n FROM d.l AS a JOIN (VALUES (1, 'x')) AS t(k, n) ON a.k = t.k";
+    let joined = incremental(&context, sql).await.expect("it grows");
+    let alone = incremental(&context, "SELECT * FROM (VALUES (1, 'x')) AS t(k, n)").await.expect("it grows");
+    for (first, last, rows, values) in [(5, 5, 1, 1), (6, 7, 2, 0), (5, 7, 3, 1)] {
+        let plan = joined.at(range(first, last), 5).expect("a plan");
+        assert_eq!(lines(&context, plan).await.len(), rows, "{first} to {last}");
+        let found = lines(&context, alone.at(range(first, last), 5).expect("a plan")).await;
+        assert_eq!(found.len(), values, "{first} to {last}");
+        assert!(found.iter().all(|line| line.starts_with("| 5 ")), "{found:?}");
+    }
 }

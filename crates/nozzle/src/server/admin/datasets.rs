@@ -378,8 +378,15 @@ impl Admin {
             let own = definitions::of_dataset(&dataset)?;
             Box::pin(self.start_dependencies(&own, &request)).await?;
             let job = NewJob { dataset: dataset.id, descriptor: request.to_text()? };
-            // One that is live in another way brings its blocks too.
-            self.context.metadata.schedule(&job).await?;
+            let Scheduled::Conflict(id) = self.context.metadata.schedule(&job).await? else { continue };
+            // One that is live in another way brings the blocks too, if it goes as far.
+            let Some(live) = self.context.metadata.job(id).await? else { continue };
+            if !JobRequest::of(&live)?.reaches(&request) {
+                let message = format!(
+                    "it is made of `{reference}`, and the job {id} dumps that, but not as far: stop it first, or ask for an end that it reaches"
+                );
+                return Err(AdminError::new(Code::ActiveJob, message));
+            }
         }
         Ok(())
     }
