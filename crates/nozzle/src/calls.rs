@@ -8,13 +8,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use nozzle_core::{CallOutcome, ContractCall, Network};
+use nozzle_core::{CallOutcome, ContractCall, DatasetKind, Network};
 use nozzle_metadata::MetadataStore;
 use nozzle_query::ContractCaller;
-use nozzle_sources::SourceError;
+use nozzle_sources::{SourceError, evm_rpc::EvmRpc};
 
 use crate::{
-    sources::{Endpoint, OnNetwork},
+    kinds::{self, Endpoint},
+    sources::{self, OnNetwork},
     throttles::Throttles,
 };
 
@@ -33,7 +34,7 @@ pub struct Nodes {
 #[derive(Debug, Clone)]
 struct Opened {
     endpoint: Endpoint,
-    node: OnNetwork,
+    node: OnNetwork<EvmRpc>,
 }
 
 impl Nodes {
@@ -44,8 +45,9 @@ impl Nodes {
 
     /// The nodes of a network, in the order in which they are asked, connected as before where nothing of them
     /// has changed.
-    async fn of(&self, network: &Network) -> anyhow::Result<Vec<OnNetwork>> {
-        let mut endpoints = Endpoint::of_network(network, self.metadata.as_ref()).await?;
+    async fn of(&self, network: &Network) -> anyhow::Result<Vec<OnNetwork<EvmRpc>>> {
+        let mut endpoints =
+            sources::endpoints_of_network(DatasetKind::EvmRpc, network, self.metadata.as_ref()).await?;
         anyhow::ensure!(
             !endpoints.is_empty(),
             "there is no evm-rpc provider for the network `{network}`, and contracts are called through one"
@@ -58,7 +60,11 @@ impl Nodes {
             let same = before.iter().find(|one| one.endpoint.is_same(&endpoint));
             now.push(match same {
                 Some(same) => same.clone(),
-                None => Opened { node: OnNetwork::of(&endpoint, network)?, endpoint },
+                None => {
+                    let node = Arc::new(kinds::node(&endpoint)?);
+                    let node = OnNetwork::new(endpoint.name.clone(), network.clone(), node);
+                    Opened { node, endpoint }
+                }
             });
         }
         let nodes = now.iter().map(|one| one.node.clone()).collect();
@@ -103,7 +109,7 @@ struct Asking {
 
 impl Asking {
     /// Asks a node for what is still missing.
-    async fn ask(&mut self, node: &OnNetwork) {
+    async fn ask(&mut self, node: &OnNetwork<EvmRpc>) {
         let node = match node.checked().await {
             Ok(node) => node,
             Err(error) => return self.failures.push(error),

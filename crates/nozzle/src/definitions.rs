@@ -14,7 +14,10 @@ use nozzle_core::{
 use nozzle_metadata::{Dataset, MetadataStore, NewDataset};
 use serde_json::{Value, json};
 
-use crate::folder::{Folder, TextFile, Wanted};
+use crate::{
+    folder::{Folder, TextFile, Wanted},
+    kinds,
+};
 
 /// The files of a folder that are manifests, or queries in a folder of a manifest's name.
 const MANIFESTS: Wanted = Wanted { endings: &["json", "toml", "sql"], nested: true };
@@ -128,7 +131,7 @@ pub fn manifest(value: Value) -> anyhow::Result<Manifest> {
 pub fn stored(value: Value) -> anyhow::Result<Manifest> {
     let kind = value.get("kind").and_then(Value::as_str).context("it has no `kind`")?;
     let kind = kind.parse().map_err(anyhow::Error::msg)?;
-    supported(kind)?;
+    kinds::supported(kind)?;
     if matches!(kind, DatasetKind::Manifest | DatasetKind::Sql) {
         let manifest: DerivedManifest = serde_json::from_value(value)?;
         derived::check(&manifest)?;
@@ -138,29 +141,14 @@ pub fn stored(value: Value) -> anyhow::Result<Manifest> {
     if manifest.start_block > MAX_BLOCK {
         bail!("its `start_block` {} is no block number", manifest.start_block);
     }
-    raw_tables(&manifest)?;
+    kinds::stored_tables(&manifest)?;
     Ok(Manifest::Raw(manifest))
-}
-
-/// Refuses the kinds that this version cannot extract.
-pub fn supported(kind: DatasetKind) -> anyhow::Result<()> {
-    match kind {
-        DatasetKind::EvmRpc | DatasetKind::Manifest | DatasetKind::Sql => Ok(()),
-        DatasetKind::Firehose | DatasetKind::Substreams | DatasetKind::EthBeacon => {
-            bail!("datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc can")
-        }
-    }
-}
-
-/// The tables that a raw dataset stores.
-pub fn raw_tables(manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
-    manifest.select_tables(&nozzle_sources::evm::tables::tables()).map_err(anyhow::Error::msg)
 }
 
 /// The tables that a registered dataset stores.
 pub fn tables(manifest: &Manifest) -> anyhow::Result<Vec<TableDef>> {
     match manifest {
-        Manifest::Raw(raw) => raw_tables(raw),
+        Manifest::Raw(raw) => kinds::stored_tables(raw),
         Manifest::Derived(derived) => {
             let resolved = derived.resolved.as_ref().context("the dataset is not registered")?;
             resolved.tables().map_err(anyhow::Error::msg)
@@ -209,7 +197,7 @@ fn is_same(known: &Dataset, manifest: &Manifest) -> bool {
 /// The manifest of a registered dataset.
 pub fn of_dataset(dataset: &Dataset) -> anyhow::Result<Manifest> {
     let damaged = || format!("the stored manifest of `{}` is damaged", dataset.name);
-    supported(dataset.kind)?;
+    kinds::supported(dataset.kind)?;
     let value = serde_json::from_str(&dataset.manifest).with_context(damaged)?;
     stored(value).with_context(damaged)
 }

@@ -11,6 +11,7 @@ mod context;
 mod definitions;
 mod folder;
 mod jobs;
+mod kinds;
 mod logging;
 mod networks;
 mod new_file;

@@ -1,78 +1,19 @@
 //! Providers: files of the providers' folder, brought into the metadata database, and read from
 //! there with `${VAR}` filled in on the machine that uses them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 use nozzle_core::{DatasetKind, Network, ProviderName};
 use nozzle_metadata::{MetadataStore, Provider, ProviderOrigin};
-use nozzle_query::nearest::suggestion;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    config, definitions,
+    definitions,
     folder::{Folder, TextFile, Wanted},
+    kinds::{self, Endpoint, Keys},
     new_file::Readers,
 };
-
-/// The keys of an `evm-rpc` provider, beside `kind` and `network`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct EvmRpcProvider {
-    /// The endpoint.
-    pub url: String,
-    /// Requests in flight at most.
-    pub concurrent_request_limit: u16,
-    /// Calls in a minute at most; 0: no limit.
-    pub rate_limit_per_minute: u32,
-    /// Calls of a JSON-RPC batch at most; 0: no batches.
-    pub rpc_batch_size: u16,
-    /// Whether receipts are asked for transaction by transaction, also where a block's can be had.
-    pub fetch_receipts_per_tx: bool,
-    /// A token for the `Authorization` header, or for `auth_header`.
-    pub auth_token: Option<String>,
-    /// The header that carries the token instead.
-    pub auth_header: Option<String>,
-    /// How long one request may take.
-    pub timeout_secs: f64,
-}
-
-impl Default for EvmRpcProvider {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            concurrent_request_limit: 64,
-            rate_limit_per_minute: 0,
-            rpc_batch_size: 0,
-            fetch_receipts_per_tx: false,
-            auth_token: None,
-            auth_header: None,
-            timeout_secs: 30.0,
-        }
-    }
-}
-
-/// More calls make no request cheaper, and every node refuses them.
-const MAX_BATCH_SIZE: u16 = 1000;
-
-const EVM_RPC_KEYS: [&str; 8] = [
-    "url",
-    "concurrent_request_limit",
-    "rate_limit_per_minute",
-    "rpc_batch_size",
-    "fetch_receipts_per_tx",
-    "auth_token",
-    "auth_header",
-    "timeout_secs",
-];
-
-impl EvmRpcProvider {
-    /// How long one request may take.
-    pub fn timeout(&self) -> Duration {
-        Duration::from_secs_f64(self.timeout_secs)
-    }
-}
 
 /// Reads every `*.toml` below the folder and puts it into the database, so that all machines see
 /// it. A folder that does not exist has no providers.
@@ -127,8 +68,8 @@ fn parse(name: ProviderName, json: Value, origin: ProviderOrigin) -> anyhow::Res
         Some(Value::String(region)) if is_region(&region) => Some(region),
         Some(_) => bail!("`region` must be text of letters, digits, `-`, `_` and `.`"),
     };
-    if kind == DatasetKind::EvmRpc {
-        check_evm_rpc(&keys)?;
+    if let Ok(kind) = kinds::of(kind) {
+        kind.check(&keys)?;
     }
     Ok(Provider { name, kind, network, region, config: Value::Object(keys).to_string(), origin })
 }
@@ -227,33 +168,6 @@ fn host_of(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-fn check_evm_rpc(keys: &Map<String, Value>) -> anyhow::Result<()> {
-    if let Some(unknown) = keys.keys().find(|key| !EVM_RPC_KEYS.contains(&key.as_str())) {
-        bail!("there is no key `{unknown}`{}", suggestion(unknown, EVM_RPC_KEYS));
-    }
-    for (key, value) in keys {
-        let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
-        // The value may be a secret, so it is not repeated.
-        if serde_json::from_value::<EvmRpcProvider>(alone).is_err() {
-            bail!("`{key}` has a value of the wrong type; see docs/config.md");
-        }
-    }
-    let provider: EvmRpcProvider = serde_json::from_value(Value::Object(keys.clone()))?;
-    if provider.url.is_empty() {
-        bail!("the key `url` is missing");
-    }
-    if provider.concurrent_request_limit == 0 {
-        bail!("`concurrent_request_limit` must be at least 1");
-    }
-    if provider.rpc_batch_size > MAX_BATCH_SIZE {
-        bail!("`rpc_batch_size` must be at most {MAX_BATCH_SIZE}");
-    }
-    if !config::is_interval(provider.timeout_secs) {
-        bail!("`timeout_secs` must be greater than 0 and at most a year");
-    }
-    Ok(())
-}
-
 /// The providers of a kind and network, in the order in which they are tried.
 pub async fn find(
     metadata: &dyn MetadataStore,
@@ -266,12 +180,12 @@ pub async fn find(
     Ok(providers)
 }
 
-/// The keys of an `evm-rpc` provider, with variables filled in.
-pub fn evm_rpc(provider: &Provider) -> anyhow::Result<EvmRpcProvider> {
+/// Where a provider is, with variables filled in.
+pub fn endpoint(provider: &Provider) -> anyhow::Result<Endpoint> {
     let context = || format!("the provider `{}` cannot be used", provider.name);
-    let mut json: Value = serde_json::from_str(&provider.config).with_context(context)?;
-    substitute(&mut json).with_context(context)?;
-    serde_json::from_value(json).with_context(context)
+    let mut keys: Keys = serde_json::from_str(&provider.config).with_context(context)?;
+    keys.values_mut().try_for_each(substitute).with_context(context)?;
+    Ok(Endpoint { name: provider.name.to_string(), kind: provider.kind, keys, throttle: None })
 }
 
 /// Replaces `${VAR}` in every string. The message of a missing variable names it, never its value.
@@ -331,8 +245,8 @@ mod tests {
     fn a_provider_has_its_kinds_keys_and_no_others() {
         let keys = json!({"kind": "evm-rpc", "network": "mainnet", "url": "http://h", "timeout_secs": 5});
         let provider = provider(keys).expect("a provider");
-        let evm = evm_rpc(&provider).expect("its keys");
-        assert_eq!(evm, EvmRpcProvider { url: "http://h".into(), timeout_secs: 5.0, ..Default::default() });
+        let endpoint = endpoint(&provider).expect("its keys");
+        assert_eq!(Value::Object(endpoint.keys), json!({"url": "http://h", "timeout_secs": 5}));
         assert!(
             refusal(json!({"kind": "evm-rpc", "network": "m", "ulr": "x"})).contains("did you mean `url`")
         );

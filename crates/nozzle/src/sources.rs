@@ -1,5 +1,5 @@
-//! Opening a dataset's source: providers, tables, verification, and the check that the chain behind
-//! each provider is the right one.
+//! Opening a dataset's source: providers, verification, and the check that the chain behind each provider is
+//! the right one.
 
 use std::sync::Arc;
 
@@ -15,11 +15,9 @@ use nozzle_core::{
     manifest::{Manifest, RawManifest, Verify},
 };
 use nozzle_dump::derived::DerivedSource;
-use nozzle_metadata::{MetadataStore, Provider};
+use nozzle_metadata::MetadataStore;
 use nozzle_sources::{
-    BlockRows, BlockSource, Head, SharedSource, SourceError,
-    evm::tables,
-    evm_rpc::{self, EvmRpc, EvmRpcConfig, Throttle},
+    BlockRows, BlockSource, Chain, Head, SharedSource, SourceError,
     failover::{Failover, FailoverPolicy},
     retry::{Retry, RetryPolicy},
 };
@@ -27,89 +25,42 @@ use tokio::sync::OnceCell;
 
 use crate::{
     context::Context,
-    definitions, networks,
-    providers::{self, EvmRpcProvider},
-    threads,
+    definitions,
+    kinds::{self, Endpoint, Keys},
+    networks, providers, threads,
 };
 
-/// Where a dataset's blocks come from, as a command names it.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// The name for messages.
-    pub name: String,
-    /// Its keys.
-    pub keys: EvmRpcProvider,
-    /// What keeps it to its limits together with others; absent: it does so alone.
-    pub throttle: Option<Throttle>,
+/// An EVM node given by its URL alone.
+pub fn endpoint_of_url(url: &str) -> Endpoint {
+    let keys = Keys::from_iter([("url".to_owned(), url.into())]);
+    Endpoint { name: "--rpc-url".into(), kind: DatasetKind::EvmRpc, keys, throttle: None }
 }
 
-impl Endpoint {
-    /// An endpoint given by its URL alone.
-    pub fn of_url(url: &str) -> Self {
-        let keys = EvmRpcProvider { url: url.to_owned(), ..Default::default() };
-        Self { name: "--rpc-url".into(), keys, throttle: None }
-    }
+/// The endpoints of a kind and network, in the order in which they are tried; maybe none.
+pub async fn endpoints_of_network(
+    kind: DatasetKind,
+    network: &Network,
+    metadata: &dyn MetadataStore,
+) -> anyhow::Result<Vec<Endpoint>> {
+    providers::find(metadata, kind, network).await?.iter().map(providers::endpoint).collect()
+}
 
-    /// The providers for a network, in the order in which they are tried; maybe none.
-    pub async fn of_network(network: &Network, metadata: &dyn MetadataStore) -> anyhow::Result<Vec<Self>> {
-        let found = providers::find(metadata, DatasetKind::EvmRpc, network).await?;
-        let endpoint = |provider: &Provider| {
-            Ok(Self { name: provider.name.to_string(), keys: providers::evm_rpc(provider)?, throttle: None })
-        };
-        found.iter().map(endpoint).collect()
+/// The endpoints for a manifest's network, in the order in which they are tried; at least one.
+///
+/// None for a derived dataset, whose blocks are those of others.
+pub async fn endpoints_of_manifest(manifest: &Manifest, context: &Context) -> anyhow::Result<Vec<Endpoint>> {
+    let Manifest::Raw(manifest) = manifest else { return Ok(vec![]) };
+    let found = endpoints_of_network(manifest.kind, &manifest.network, context.metadata.as_ref()).await?;
+    if found.is_empty() {
+        bail!(
+            "there is no {} provider for the network `{}`: put a file with kind, network and url into {}{}",
+            manifest.kind,
+            manifest.network,
+            context.config.path(&context.config.providers_dir).display(),
+            if manifest.kind == DatasetKind::EvmRpc { ", or give --rpc-url" } else { "" }
+        );
     }
-
-    /// The providers for the manifest's network, in the order in which they are tried; at least one.
-    ///
-    /// None for a derived dataset, whose blocks are those of others.
-    pub async fn of_manifest(manifest: &Manifest, context: &Context) -> anyhow::Result<Vec<Self>> {
-        let Manifest::Raw(manifest) = manifest else { return Ok(vec![]) };
-        let found = Self::of_network(&manifest.network, context.metadata.as_ref()).await?;
-        if found.is_empty() {
-            bail!(
-                "there is no evm-rpc provider for the network `{}`: put a file with kind, network and url into {}, or give --rpc-url",
-                manifest.network,
-                context.config.path(&context.config.providers_dir).display()
-            );
-        }
-        Ok(found)
-    }
-
-    /// Whether it is the endpoint that another one was.
-    pub fn is_same(&self, other: &Self) -> bool {
-        (&self.name, &self.keys) == (&other.name, &other.keys)
-    }
-
-    fn config(&self) -> anyhow::Result<EvmRpcConfig> {
-        // The URL may hold a secret, so a bad one is not repeated.
-        let url = evm_rpc::parse_url(&self.keys.url).with_context(|| {
-            format!(
-                "the URL of the provider `{}` is not valid; it should look like http://localhost:8545, ws://localhost:8546 or /path/to/geth.ipc",
-                self.name
-            )
-        })?;
-        Ok(EvmRpcConfig {
-            concurrent_request_limit: usize::from(self.keys.concurrent_request_limit),
-            rate_limit_per_minute: self.keys.rate_limit_per_minute,
-            batch_size: usize::from(self.keys.rpc_batch_size),
-            receipts_per_tx: self.keys.fetch_receipts_per_tx,
-            timeout: self.keys.timeout(),
-            auth_token: self.keys.auth_token.clone(),
-            auth_header: self.keys.auth_header.clone(),
-            throttle: self.throttle.clone(),
-            ..EvmRpcConfig::new(&self.name, url)
-        })
-    }
-
-    /// What keeps the endpoint, alone, to its limits.
-    pub fn own_throttle(&self) -> anyhow::Result<Throttle> {
-        Ok(Throttle::new(&self.config()?))
-    }
-
-    /// The chain id that the endpoint answers with.
-    pub async fn chain_id(&self) -> anyhow::Result<u64> {
-        Ok(EvmRpc::connect(self.config()?, tables::tables(), Verify::None)?.chain_id().await?)
-    }
+    Ok(found)
 }
 
 /// Opens the source of a dataset: its endpoints, tried in their order, each of which must serve the
@@ -146,12 +97,13 @@ fn of_nodes(
     manifest: &RawManifest,
     verify: Option<Verify>,
 ) -> anyhow::Result<SharedSource> {
-    let tables = manifest.select_tables(&tables::tables()).map_err(anyhow::Error::msg)?;
+    let kind = kinds::of(manifest.kind)?;
+    let tables = kinds::stored_tables(manifest)?;
     let verify = verify.or(manifest.verify).unwrap_or(Verify::Header);
     let policy = if endpoints.len() > 1 { RetryPolicy::among_several() } else { RetryPolicy::default() };
     let mut providers: Vec<(String, SharedSource)> = vec![];
     for endpoint in endpoints {
-        let source = EvmRpc::connect(endpoint.config()?, tables.clone(), verify)?;
+        let source = kind.connect(endpoint, manifest, tables.clone(), verify)?;
         let source = OnNetwork::new(endpoint.name.clone(), manifest.network.clone(), source);
         providers.push((endpoint.name.clone(), Arc::new(Retry::new(Arc::new(source), policy))));
     }
@@ -159,46 +111,57 @@ fn of_nodes(
     Ok(Arc::new(source))
 }
 
-/// A node that is asked for its chain's id once, before anything else, and refused where that is
-/// not the network's.
-#[derive(Debug, Clone)]
-pub struct OnNetwork {
+/// A source that is asked for its chain once, before anything else, and refused where that is not the
+/// network's.
+#[derive(Debug)]
+pub struct OnNetwork<S: ?Sized> {
     provider: String,
     network: Network,
-    node: Arc<EvmRpc>,
-    /// The chain's id, once the node has told it.
-    chain_id: Arc<OnceCell<u64>>,
+    source: Arc<S>,
+    /// Set once the source has told its chain, and it is the right one.
+    is_checked: Arc<OnceCell<()>>,
 }
 
-impl OnNetwork {
-    fn new(provider: String, network: Network, node: EvmRpc) -> Self {
-        Self { provider, network, node: Arc::new(node), chain_id: Arc::default() }
+impl<S: ?Sized> Clone for OnNetwork<S> {
+    fn clone(&self) -> Self {
+        let Self { provider, network, source, is_checked } = self;
+        Self {
+            provider: provider.clone(),
+            network: network.clone(),
+            source: Arc::clone(source),
+            is_checked: Arc::clone(is_checked),
+        }
+    }
+}
+
+impl<S: BlockSource + ?Sized> OnNetwork<S> {
+    /// A source that should be at the network; `provider` is its name for messages.
+    pub fn new(provider: String, network: Network, source: Arc<S>) -> Self {
+        Self { provider, network, source, is_checked: Arc::default() }
     }
 
-    /// The node of an endpoint, for questions that are not about blocks. Nothing is sent yet.
-    pub fn of(endpoint: &Endpoint, network: &Network) -> anyhow::Result<Self> {
-        let node = EvmRpc::connect(endpoint.config()?, vec![], Verify::None)?;
-        Ok(Self::new(endpoint.name.clone(), network.clone(), node))
+    /// The source, if it is one of the network.
+    pub async fn checked(&self) -> Result<&S, SourceError> {
+        self.is_checked.get_or_try_init(|| self.check()).await?;
+        Ok(&self.source)
     }
 
-    /// The node, if it is one of the network.
-    pub async fn checked(&self) -> Result<&EvmRpc, SourceError> {
-        let found = *self.chain_id.get_or_try_init(|| self.node.chain_id()).await?;
-        match other_chain(&self.network, found) {
+    async fn check(&self) -> Result<(), SourceError> {
+        match self.source.chain().await?.and_then(|found| other_chain(&self.network, &found)) {
             Some(why) => Err(SourceError::OtherChain { provider: self.provider.clone(), why }),
-            None => Ok(&self.node),
+            None => Ok(()),
         }
     }
 }
 
 #[async_trait]
-impl BlockSource for OnNetwork {
+impl BlockSource for OnNetwork<dyn BlockSource> {
     fn provider(&self) -> &str {
         &self.provider
     }
 
     fn tables(&self) -> &[TableDef] {
-        self.node.tables()
+        self.source.tables()
     }
 
     async fn head(&self) -> Result<Head, SourceError> {
@@ -210,7 +173,7 @@ impl BlockSource for OnNetwork {
     }
 
     async fn head_moved(&self) {
-        self.node.head_moved().await;
+        self.source.head_moved().await;
     }
 
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
@@ -220,11 +183,25 @@ impl BlockSource for OnNetwork {
     }
 }
 
-/// What is wrong with a chain id, where the network is known to have another.
-fn other_chain(network: &Network, found: u64) -> Option<String> {
-    let expected = networks::chain_id_of(network).filter(|expected| *expected != found)?;
-    Some(format!(
-        "`{network}` has the chain id {expected}, and it answers {found} (`{}`). Check its URL, or the network in the manifest",
-        networks::network_of(found)
-    ))
+/// What is wrong with a chain, where the network is known to be another.
+fn other_chain(network: &Network, found: &Chain) -> Option<String> {
+    let advice = "Check its URL, or the network in the manifest";
+    match found {
+        Chain::Id(found) => {
+            let expected = networks::chain_id_of(network).filter(|expected| expected != found)?;
+            let name = networks::network_of(*found);
+            Some(format!(
+                "`{network}` has the chain id {expected}, and it answers {found} (`{name}`). {advice}"
+            ))
+        }
+        // Endpoints have names of their own for chains that are not widely known.
+        Chain::Named(names) => {
+            networks::chain_id_of(network)?;
+            let is_known =
+                |name: &String| name.parse().is_ok_and(|name| networks::chain_id_of(&name).is_some());
+            let is_other = names.iter().all(|name| name != network.as_str() && is_known(name));
+            let is_other = is_other && !names.is_empty();
+            is_other.then(|| format!("it serves `{}`, and not `{network}`. {advice}", names.join("`, `")))
+        }
+    }
 }

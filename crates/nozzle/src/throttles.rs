@@ -8,7 +8,7 @@ use std::{
 use nozzle_core::{DatasetKind, Network};
 use nozzle_sources::evm_rpc::Throttle;
 
-use crate::{providers::EvmRpcProvider, sources::Endpoint};
+use crate::kinds::{Endpoint, Keys};
 
 /// One throttle for each provider.
 #[derive(Debug, Default)]
@@ -25,8 +25,9 @@ struct Kept {
 
 #[derive(Debug)]
 struct Provider {
+    kind: DatasetKind,
     network: Network,
-    keys: EvmRpcProvider,
+    keys: Keys,
     throttle: Throttle,
 }
 
@@ -48,9 +49,13 @@ impl Throttles {
             return Ok(known.throttle.clone());
         }
         let throttle = endpoint.own_throttle()?;
-        throttle.share(sharers(&kept.sharing, network));
-        let provider =
-            Provider { network: network.clone(), keys: endpoint.keys.clone(), throttle: throttle.clone() };
+        throttle.share(sharers(&kept.sharing, endpoint.kind, network));
+        let provider = Provider {
+            kind: endpoint.kind,
+            network: network.clone(),
+            keys: endpoint.keys.clone(),
+            throttle: throttle.clone(),
+        };
         kept.by_provider.insert(endpoint.name.clone(), provider);
         Ok(throttle)
     }
@@ -60,12 +65,12 @@ impl Throttles {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.sharing = sharing.to_vec();
         for provider in kept.by_provider.values() {
-            provider.throttle.share(sharers(sharing, &provider.network));
+            provider.throttle.share(sharers(sharing, provider.kind, &provider.network));
         }
     }
 }
 
-fn sharers(sharing: &[(DatasetKind, Network, u64)], network: &Network) -> u32 {
-    let of_chain = sharing.iter().find(|(kind, chain, _)| *kind == DatasetKind::EvmRpc && chain == network);
+fn sharers(sharing: &[(DatasetKind, Network, u64)], kind: DatasetKind, network: &Network) -> u32 {
+    let of_chain = sharing.iter().find(|(of_kind, chain, _)| *of_kind == kind && chain == network);
     of_chain.map_or(1, |(.., workers)| u32::try_from(*workers).unwrap_or(u32::MAX)).max(1)
 }

@@ -146,7 +146,11 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
     let mut rules = vec![literals::rule()];
     rules.extend(Analyzer::new().rules);
     let context = SessionContext::new_with_state(
-        state.with_analyzer_rules(rules).with_physical_optimizer_rule(Arc::new(Pauses)).build(),
+        state
+            .with_analyzer_rules(rules)
+            .with_optimizer_rule(Arc::new(udf::Fields::default()))
+            .with_physical_optimizer_rule(Arc::new(Pauses))
+            .build(),
     );
     udf::register(&context);
     context

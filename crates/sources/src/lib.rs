@@ -16,4 +16,4 @@ mod testing;
 pub use error::SourceError;
 pub use failover::Failover;
 pub use retry::{Retry, RetryPolicy};
-pub use source::{BlockRows, BlockSource, Head, SharedSource, TableRows};
+pub use source::{BlockRows, BlockSource, Chain, Head, SharedSource, TableRows};

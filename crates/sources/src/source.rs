@@ -19,6 +19,11 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
     /// The tables that [`BlockRows::tables`] are for, in the same order.
     fn tables(&self) -> &[TableDef];
 
+    /// The chain that it says it is at; `None` where it does not say.
+    async fn chain(&self) -> Result<Option<Chain>, SourceError> {
+        Ok(None)
+    }
+
     /// The newest block and the newest final block, read now.
     async fn head(&self) -> Result<Head, SourceError>;
 
@@ -45,6 +50,15 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
 
 /// A shared source.
 pub type SharedSource = Arc<dyn BlockSource>;
+
+/// A chain, as a source tells which it is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chain {
+    /// Its id, of EIP-155.
+    Id(u64),
+    /// Its names, as those who serve it call it.
+    Named(Vec<String>),
+}
 
 /// How far a source has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,8 +25,7 @@ use crate::{
     progress::{Progress, say},
     providers, report,
     shutdown::Shutdown,
-    sources::{self, Endpoint},
-    stores,
+    sources, stores,
 };
 
 /// Checks, and repairs where that is wanted. Fails where something wrong is left.
@@ -148,7 +147,7 @@ impl Checking {
         let Self { context, manifest, .. } = self;
         let stop = self.shutdown.token();
         providers::import(&context.providers_folder()?, context.metadata.as_ref()).await?;
-        let endpoints = Endpoint::of_manifest(manifest, context).await?;
+        let endpoints = sources::endpoints_of_manifest(manifest, context).await?;
         let source = sources::open(&endpoints, manifest, Some(self.args.verify), context)?;
         let target = Target {
             metadata: Arc::clone(&context.metadata),

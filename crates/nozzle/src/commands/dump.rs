@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt, stream};
-use nozzle_core::{DatasetRef, manifest::Manifest};
+use nozzle_core::{DatasetKind, DatasetRef, manifest::Manifest};
 use nozzle_dump::{DumpError, DumpOptions, EndBlock, RawDump, Summary, job::CutPolicy};
 use nozzle_metadata::{Dataset, DatasetId};
 use nozzle_sources::SourceError;
@@ -23,13 +23,13 @@ use crate::{
     config::Config,
     context::{Context, holder},
     definitions::{self, Definition, Rejected},
+    kinds::{self, Endpoint},
     networks,
     progress::{Progress, say},
     providers,
     report::{self, one_line},
     shutdown::Shutdown,
-    sources::{self, Endpoint},
-    stores,
+    sources, stores,
     upkeep::Upkeep,
 };
 
@@ -291,8 +291,8 @@ impl Dump {
     async fn job(&self, dataset: Dataset) -> anyhow::Result<Job> {
         let manifest = definitions::of_dataset(&dataset)?;
         let endpoints = match &self.args.rpc_url {
-            Some(url) if matches!(manifest, Manifest::Raw(_)) => vec![Endpoint::of_url(url)],
-            _ => Endpoint::of_manifest(&manifest, &self.context).await?,
+            Some(url) if matches!(manifest, Manifest::Raw(_)) => vec![sources::endpoint_of_url(url)],
+            _ => sources::endpoints_of_manifest(&manifest, &self.context).await?,
         };
         Ok(Job { dataset, manifest, endpoints })
     }
@@ -301,8 +301,8 @@ impl Dump {
     /// everybody else, finds it.
     async fn ad_hoc(&self, reference: Option<DatasetRef>, rejected: &[Rejected]) -> anyhow::Result<Job> {
         let url = self.args.rpc_url.as_deref().context("no dataset and no --rpc-url was given")?;
-        let endpoint = Endpoint::of_url(url);
-        let network = networks::network_of(endpoint.chain_id().await?);
+        let endpoint = sources::endpoint_of_url(url);
+        let network = networks::network_of(kinds::node(&endpoint)?.chain_id().await?);
         let name = match reference {
             Some(DatasetRef { version: Some(version), name }) => {
                 bail!(
@@ -320,7 +320,7 @@ impl Dump {
             bail!("{:#}", bad.error);
         }
         let metadata = &self.context.metadata;
-        let manifest = generate_manifest::evm_rpc(name, network.clone(), 0);
+        let manifest = generate_manifest::of_kind(DatasetKind::EvmRpc, name, network.clone(), 0)?;
         let definitions = self.context.definitions_folder()?;
         let path = generate_manifest::write_into(&definitions, &manifest).await?;
         say(&format!("wrote the manifest {path}"));

@@ -201,7 +201,7 @@ impl Doing<'_> {
         let (context, job) = (&self.worker.context, &self.task.job);
         // A database that is away comes back; a variable that is missing here may be set elsewhere; a
         // provider may still be added.
-        let endpoints = sources::Endpoint::of_manifest(manifest, context).await;
+        let endpoints = sources::endpoints_of_manifest(manifest, context).await;
         let mut endpoints = endpoints.map_err(Trouble::MayPass)?;
         let network = manifest.network().context("the dataset has no network").map_err(Trouble::Lasts)?;
         self.worker.throttles.hold(&mut endpoints, network).map_err(Trouble::MayPass)?;

@@ -125,16 +125,27 @@ fn is_word_of(ty: &Type, word: &[u8; WORD]) -> bool {
 /// The values of the parameters in each row's data. A row whose data holds none, or does not fit, has null
 /// in each column; `true` for those that fit.
 pub(super) fn parameters(fields: &[Named], rows: &[Option<&[u8]>]) -> (Vec<ArrayRef>, Vec<bool>) {
-    let slots: Vec<Option<Slot<'_>>> = rows
-        .iter()
-        .map(|data| {
-            let slot = Slot { frame: (*data)?, at: 0 };
-            let mut budget = LOOKS_PER_WORD * (slot.frame.len() / WORD);
-            fit(fields, slot, &mut budget).map(|()| slot)
-        })
-        .collect();
+    let slots = fitting(fields, rows);
     let fit = slots.iter().map(Option::is_some).collect();
     (columns(fields, &slots), fit)
+}
+
+/// The values of one of the parameters, as [`parameters`] gives those of all.
+pub(super) fn parameter(fields: &[Named], index: usize, rows: &[Option<&[u8]>]) -> ArrayRef {
+    let before: usize = fields[..index].iter().map(|field| field.ty.head_bytes()).sum();
+    let mut slots = fitting(fields, rows);
+    slots.iter_mut().flatten().for_each(|slot| *slot = slot.behind(before));
+    column(&fields[index].ty, &slots)
+}
+
+/// Where the parameters lie in each row's data; `None` where they do not.
+fn fitting<'a>(fields: &[Named], rows: &[Option<&'a [u8]>]) -> Vec<Option<Slot<'a>>> {
+    let slot = |data: &Option<&'a [u8]>| {
+        let slot = Slot { frame: (*data)?, at: 0 };
+        let mut budget = LOOKS_PER_WORD * (slot.frame.len() / WORD);
+        fit(fields, slot, &mut budget).map(|()| slot)
+    };
+    rows.iter().map(slot).collect()
 }
 
 /// The values of one type in each row's data.

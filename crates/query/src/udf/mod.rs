@@ -9,6 +9,7 @@ mod bounded;
 mod decode;
 mod encode;
 mod evm;
+mod field;
 mod function;
 mod sum;
 mod text;
@@ -17,6 +18,7 @@ mod u256;
 use std::sync::Arc;
 
 use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
+pub(crate) use field::Fields;
 use function::udf;
 
 #[cfg(test)]

@@ -379,3 +379,59 @@ fn an_encoding_that_grows_without_end_is_none() {
     assert!(array.is_null(0));
     let _: Arc<dyn Array> = array;
 }
+
+/// What is in the way of a field that is decoded alone: topics and data that are none, tuples, and several fields.
+const DECODED: &str = "SELECT evm_decode_log(topic1, topic2, NULL, data, 'E(address indexed a, uint256 b, bytes c, (uint8 x, string y) d, address indexed e)') \
+    AS t, n FROM logs";
+
+#[tokio::test]
+async fn a_field_that_is_decoded_alone_is_that_of_the_whole() {
+    let context = session();
+    let word = |digits: &str| format!("{digits:0>64}");
+    let tuple = [word("40"), word("07"), word("40"), word("02"), format!("{:0<64}", "6869")].concat();
+    let data =
+        [word("ff"), word("60"), word("a0"), word("03"), format!("{:0<64}", "010203"), tuple[64..].into()];
+    let data = data.concat();
+    let rows = [
+        (word("11"), word("22"), data.clone(), 1),
+        (word("11"), "ff".repeat(32), data.clone(), 2),
+        (word("12"), word("22"), data[..64].to_owned(), 3),
+        (word("12"), word("23"), String::new(), 4),
+    ];
+    let rows: Vec<_> =
+        rows.iter().map(|(a, e, data, n)| format!("(X'{a}', X'{e}', X'{data}', {n})")).collect();
+    let table = format!("CREATE TABLE logs(topic1, topic2, data, n) AS VALUES {}", rows.join(", "));
+    context.sql(&table).await.unwrap().collect().await.unwrap();
+    let rows_of = async |sql: &str| {
+        let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
+        arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+    };
+    let ask = async |sql: String| {
+        arrow::util::pretty::pretty_format_batches(&[rows_of(&sql).await]).unwrap().to_string()
+    };
+    let whole = ask(format!("{DECODED} ORDER BY n")).await;
+    assert!(whole.contains("b: 255, c: 010203, d: {x: 7, y: hi}"), "{whole}");
+    for (fields, is_of_topics) in [
+        ("t['a']", true),
+        ("t['a'], t['e']", true),
+        ("t['b']", false),
+        ("t['b'], t['c']", false),
+        ("t['d']['y']", false),
+        ("t['d']", false),
+    ] {
+        let alone = format!("SELECT {fields}, n FROM ({DECODED}) ORDER BY n");
+        // With the struct itself beside them, the fields come from it.
+        let beside = format!("SELECT {fields}, n, t FROM ({DECODED}) ORDER BY n");
+        let plan = ask(format!("EXPLAIN {alone}")).await;
+        assert!(plan.contains("evm_decode_log_field(") && !plan.contains("evm_decode_log("), "{plan}");
+        assert_eq!(plan.contains("data"), !is_of_topics, "{plan}");
+        let (alone, beside) = (rows_of(&alone).await, rows_of(&beside).await);
+        assert_eq!(alone.columns(), &beside.columns()[..beside.num_columns() - 1], "{fields}");
+    }
+    let counted =
+        "SELECT t['a'] AS a, count(*) FROM (SELECT * FROM ({DECODED}) WHERE t['b'] = '255') GROUP BY a";
+    let counted = counted.replace("{DECODED}", DECODED);
+    let plan = ask(format!("EXPLAIN {counted}")).await;
+    assert!(!plan.contains("evm_decode_log("), "{plan}");
+    assert!(ask(counted).await.contains("| 2 "), "the two logs whose data is whole");
+}

@@ -44,6 +44,10 @@ impl Number {
             Some(digits) => (digits, 16),
             None => (digits, 10),
         };
+        // So few digits cannot overflow, and most numbers have no more.
+        if radix == 10 && digits.len() <= 38 && digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return Some(Self::new(is_negative, U256::from(digits.parse::<u128>().ok()?)));
+        }
         let is_digits = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
         let magnitude = is_digits.then(|| U256::from_str_radix(digits, radix.into()).ok())??;
         Some(Self::new(is_negative, magnitude))
@@ -68,11 +72,11 @@ pub(super) fn write(is_negative: bool, magnitude: U256, text: &mut String) {
     if is_negative {
         text.push('-');
     }
-    // Writing to a text does not fail.
     if let Ok(small) = u128::try_from(magnitude) {
-        write!(text, "{small}").ok();
+        text.push_str(itoa::Buffer::new().format(small));
         return;
     }
+    // Writing to a text does not fail.
     let mut parts = [0_u64; 5];
     let (mut rest, mut count) = (magnitude, 0);
     while !rest.is_zero() {

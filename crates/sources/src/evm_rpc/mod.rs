@@ -26,7 +26,7 @@ use url::Url;
 use crate::{
     error::SourceError,
     evm::Decoder,
-    source::{BlockRows, BlockSource, Head},
+    source::{BlockRows, BlockSource, Chain, Head},
 };
 use client::Client;
 pub use client::Throttle;
@@ -150,6 +150,10 @@ impl BlockSource for EvmRpc {
 
     fn tables(&self) -> &[TableDef] {
         self.decoder.tables()
+    }
+
+    async fn chain(&self) -> Result<Option<Chain>, SourceError> {
+        Ok(Some(Chain::Id(self.chain_id().await?)))
     }
 
     async fn head(&self) -> Result<Head, SourceError> {

@@ -21,7 +21,7 @@ use super::{
     error::{AdminError, Code},
     request::{InPath, Limit, Params, Payload, page},
 };
-use crate::{definitions, jobs::JobRequest};
+use crate::{definitions, jobs::JobRequest, kinds};
 
 /// A dataset in a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -281,7 +281,7 @@ fn checked(manifest: Value) -> Result<Manifest, AdminError> {
     let Some(kind) = manifest.get("kind").and_then(Value::as_str) else {
         return Err(AdminError::new(Code::InvalidManifest, "the manifest has no `kind`"));
     };
-    let supported = kind.parse().map_err(anyhow::Error::msg).and_then(definitions::supported);
+    let supported = kind.parse().map_err(anyhow::Error::msg).and_then(kinds::supported);
     if let Err(error) = supported {
         return Err(AdminError::new(Code::UnsupportedKind, format!("{error:#}")));
     }

@@ -1,0 +1,119 @@
+//! The kinds of raw datasets: what Nozzle knows of a source beside the source itself. One file a kind, and
+//! one arm of [`of`].
+
+mod evm_rpc;
+
+use anyhow::bail;
+use nozzle_core::{
+    DatasetKind, TableDef,
+    manifest::{RawManifest, Verify},
+};
+use nozzle_query::nearest::suggestion;
+use nozzle_sources::{SharedSource, evm_rpc::Throttle};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::config;
+pub use evm_rpc::node;
+
+/// The keys of a provider, beside `kind` and `network`.
+pub type Keys = Map<String, Value>;
+
+/// Where a dataset's blocks come from: a provider, or what a command names.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The name for messages.
+    pub name: String,
+    /// The kind of source that is there.
+    pub kind: DatasetKind,
+    /// Its keys, with variables filled in.
+    pub keys: Keys,
+    /// What keeps it to its limits together with others; absent: it does so alone.
+    pub throttle: Option<Throttle>,
+}
+
+impl Endpoint {
+    /// Whether it is the endpoint that another one was.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.name, self.kind, &self.keys) == (&other.name, other.kind, &other.keys)
+    }
+
+    /// What keeps the endpoint, alone, to its limits.
+    pub fn own_throttle(&self) -> anyhow::Result<Throttle> {
+        of(self.kind)?.throttle(self)
+    }
+}
+
+/// A kind of source.
+pub trait Kind: Send + Sync {
+    /// Refuses keys of a provider that this kind does not have, or values that it cannot use. They may be
+    /// secrets, and are not repeated.
+    fn check(&self, keys: &Keys) -> anyhow::Result<()>;
+
+    /// All tables that such a dataset may store.
+    fn tables(&self, manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>>;
+
+    /// What keeps an endpoint, alone, to its limits.
+    fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle>;
+
+    /// The source at an endpoint, for these of its tables. Nothing is sent yet.
+    fn connect(
+        &self,
+        endpoint: &Endpoint,
+        manifest: &RawManifest,
+        tables: Vec<TableDef>,
+        verify: Verify,
+    ) -> anyhow::Result<SharedSource>;
+}
+
+/// What is known of a kind; refused are those whose rows come from no source, or not yet.
+pub fn of(kind: DatasetKind) -> anyhow::Result<&'static dyn Kind> {
+    match kind {
+        DatasetKind::EvmRpc => Ok(&evm_rpc::EvmRpcKind),
+        DatasetKind::Firehose | DatasetKind::Substreams | DatasetKind::EthBeacon => {
+            bail!("datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc can")
+        }
+        DatasetKind::Manifest | DatasetKind::Sql => {
+            bail!("datasets of kind `{kind}` are made of other datasets, and have no source")
+        }
+    }
+}
+
+/// Refuses the kinds of datasets that this version cannot make.
+pub fn supported(kind: DatasetKind) -> anyhow::Result<()> {
+    match kind {
+        DatasetKind::Manifest | DatasetKind::Sql => Ok(()),
+        kind => of(kind).map(drop),
+    }
+}
+
+/// The tables that a raw dataset stores.
+pub fn stored_tables(manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
+    manifest.select_tables(&of(manifest.kind)?.tables(manifest)?).map_err(anyhow::Error::msg)
+}
+
+/// A provider's keys as their kind has them; `known` are all that it has.
+fn read<T: DeserializeOwned>(keys: &Keys, known: &[&str]) -> anyhow::Result<T> {
+    if let Some(unknown) = keys.keys().find(|key| !known.contains(&key.as_str())) {
+        bail!("there is no key `{unknown}`{}", suggestion(unknown, known.iter().copied()));
+    }
+    for (key, value) in keys {
+        let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
+        // The value may be a secret, so it is not repeated.
+        if serde_json::from_value::<T>(alone).is_err() {
+            bail!("`{key}` has a value of the wrong type; see docs/config.md");
+        }
+    }
+    Ok(serde_json::from_value(Value::Object(keys.clone()))?)
+}
+
+/// Refuses an endpoint without an address, or one that may never answer.
+fn check_common(url: &str, timeout_secs: f64) -> anyhow::Result<()> {
+    if url.is_empty() {
+        bail!("the key `url` is missing");
+    }
+    if !config::is_interval(timeout_secs) {
+        bail!("`timeout_secs` must be greater than 0 and at most a year");
+    }
+    Ok(())
+}
