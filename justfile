@@ -112,6 +112,10 @@ bench-freshness *args:
 bench-compact *args:
     bench/run compact {{args}}
 
+# what new blocks cost derived tables, behind 10 thousand blocks and behind a million
+bench-upkeep *args:
+    bench/run upkeep {{args}}
+
 # transfer beside bare TCP and Polars' writer
 bench-transfer *args:
     bench/run transfer {{args}}

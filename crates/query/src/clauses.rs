@@ -28,11 +28,12 @@ struct Unheeded {
     is_within: bool,
 }
 
-/// The setting that a query may have.
+/// The settings that a query may have: it goes on, and it is refused where blocks are missing.
 const STREAM: &str = "stream";
+const COMPLETE: &str = "complete";
 
 /// All others.
-const SETTINGS: &str = "SETTINGS but for `stream = true` at the end";
+const SETTINGS: &str = "SETTINGS but for `stream = true` and `complete = true` at the end";
 
 /// Whether a text has the word that a stream is asked for with, which most have not.
 pub(crate) fn may_be_stream(sql: &str) -> bool {
@@ -42,17 +43,26 @@ pub(crate) fn may_be_stream(sql: &str) -> bool {
 
 /// Whether a statement asks for a stream: `SETTINGS stream = true`.
 pub(crate) fn is_stream(statement: &Statement) -> bool {
+    is_on(statement, STREAM)
+}
+
+/// Whether a statement wants to be refused where blocks are missing: `SETTINGS complete = true`.
+pub(crate) fn is_complete(statement: &Statement) -> bool {
+    is_on(statement, COMPLETE)
+}
+
+fn is_on(statement: &Statement, name: &str) -> bool {
     let Statement::Statement(sql) = statement else { return false };
     let Sql::Query(query) = sql.as_ref() else { return false };
     let is_on = |setting: &Setting| {
-        is_stream_setting(setting) && setting.value.to_string().eq_ignore_ascii_case("true")
+        is_setting(setting, name) && setting.value.to_string().eq_ignore_ascii_case("true")
     };
     query.settings.iter().flatten().any(is_on)
 }
 
-fn is_stream_setting(setting: &Setting) -> bool {
+fn is_setting(setting: &Setting, name: &str) -> bool {
     let value = setting.value.to_string();
-    setting.key.value.eq_ignore_ascii_case(STREAM)
+    setting.key.value.eq_ignore_ascii_case(name)
         && ["true", "false"].contains(&value.to_ascii_lowercase().as_str())
 }
 
@@ -72,8 +82,8 @@ impl Visitor for Unheeded {
             Some(LimitClause::LimitOffset { limit_by, .. }) if !limit_by.is_empty()
         );
         let is_within = std::mem::replace(&mut self.is_within, true);
-        let has_settings =
-            query.settings.iter().flatten().any(|setting| is_within || !is_stream_setting(setting));
+        let is_known = |setting: &Setting| [STREAM, COMPLETE].iter().any(|name| is_setting(setting, name));
+        let has_settings = query.settings.iter().flatten().any(|setting| is_within || !is_known(setting));
         let fills = query.order_by.as_ref().is_some_and(|order| match &order.kind {
             OrderByKind::Expressions(by) => by.iter().any(|by| by.with_fill.is_some()),
             OrderByKind::All(_) => false,

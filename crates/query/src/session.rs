@@ -39,6 +39,7 @@ use crate::{
     clauses, depth,
     error::QueryError,
     feed::Feeds,
+    gaps::KnownGaps,
     literals,
     memory::Share,
     nearest::suggestion,
@@ -70,6 +71,7 @@ pub struct Engine {
     config: SessionConfig,
     caller: Option<Arc<dyn ContractCaller>>,
     feeds: Arc<Feeds>,
+    known_gaps: Arc<KnownGaps>,
 }
 
 impl Engine {
@@ -97,8 +99,16 @@ impl Engine {
             .build_arc()?;
         let max_query_memory_bytes = config.max_query_memory_bytes;
         let config = session_config();
-        let feeds = Arc::default();
-        Ok(Self { metadata, stores, runtime, max_query_memory_bytes, config, caller: None, feeds })
+        Ok(Self {
+            metadata,
+            stores,
+            runtime,
+            max_query_memory_bytes,
+            config,
+            caller: None,
+            feeds: Arc::default(),
+            known_gaps: Arc::default(),
+        })
     }
 
     /// The engine with what its queries call contracts through; without it there is no `eth_call`.
@@ -135,7 +145,14 @@ impl Engine {
             .with_runtime_env(self.runtime_of_one()?)
             .with_catalog_list(Arc::new(catalogs));
         let metadata = Arc::clone(&self.metadata);
-        Ok(Session { context: context(state), catalog, snapshot, metadata, caller: self.caller.clone() })
+        Ok(Session {
+            context: context(state),
+            catalog,
+            snapshot,
+            metadata,
+            caller: self.caller.clone(),
+            known_gaps: Arc::clone(&self.known_gaps),
+        })
     }
 }
 
@@ -175,6 +192,7 @@ pub struct Session {
     snapshot: Snapshot,
     metadata: Arc<dyn MetadataStore>,
     caller: Option<Arc<dyn ContractCaller>>,
+    known_gaps: Arc<KnownGaps>,
 }
 
 impl std::fmt::Debug for Session {
@@ -192,6 +210,11 @@ impl Session {
     /// The schemas that queries of this session can name.
     pub(crate) fn catalog(&self) -> &Arc<SnapshotCatalog> {
         &self.catalog
+    }
+
+    /// What was found of tables so far.
+    pub(crate) fn known_gaps(&self) -> &KnownGaps {
+        &self.known_gaps
     }
 
     /// The database that this session's moment is one of.
@@ -212,7 +235,17 @@ impl Session {
                 "a stream is no answer with an end: ask `nozzle server` for it".into(),
             ));
         }
-        self.plan_statement(statement).await
+        let is_complete = clauses::is_complete(&statement);
+        let plan = self.plan_statement(statement).await?;
+        if is_complete {
+            let gaps = self.gaps(&plan).await?;
+            if !gaps.0.is_empty() {
+                return Err(QueryError::Plan(format!(
+                    "the answer would not be complete: {gaps}. Dump them, or leave out `complete = true`"
+                )));
+            }
+        }
+        Ok(plan)
     }
 
     /// As [`Self::plan`], also of a stream.

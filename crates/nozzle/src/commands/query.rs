@@ -39,6 +39,10 @@ async fn answer(args: QueryArgs, config: Config) -> anyhow::Result<ExitCode> {
     let session = context.engine()?.session().await?;
     let plan = session.plan(&sql).await?;
     let schema = Session::schema(&plan);
+    let gaps = session.gaps(&plan).await?;
+    if !gaps.0.is_empty() {
+        eprintln!("note: {gaps}");
+    }
     let rows = session.execute(plan).await?.map_err(QueryError::from);
     let written = match &args.out {
         None => {

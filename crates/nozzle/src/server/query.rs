@@ -28,7 +28,7 @@ pub type Batches = Pin<Box<dyn Stream<Item = Result<RecordBatch, ApiError>> + Se
 
 /// A query whose first batch is there, or that has none.
 pub struct Running {
-    /// The columns.
+    /// The columns, and the blocks that what was read lacks: [`nozzle_query::gaps::GAPS`].
     pub schema: SchemaRef,
     /// The rows.
     pub batches: Batches,
@@ -150,7 +150,13 @@ impl Queries {
 
     /// The columns of a query, without running it.
     pub async fn schema(&self, statement: Statement) -> Result<SchemaRef, ApiError> {
-        self.planned(statement, |_, plan| Ok(Session::schema(plan))).await
+        let engine = Arc::clone(&self.engine);
+        let planning = threads::spawn(self.threads, async move {
+            let session = engine.session().await?;
+            let plan = statement.plan(&session).await?;
+            session.answer_schema(&plan).await
+        });
+        Ok(planning.await.map_err(defect)??)
     }
 
     /// Starts a query and waits for its first batch: most errors show by then, and can still be told
@@ -246,7 +252,7 @@ impl Queries {
 async fn begin(engine: &Engine, statement: &Statement) -> Result<(SchemaRef, Rows), QueryError> {
     let session = engine.session().await?;
     let plan = statement.plan(&session).await?;
-    let schema = Session::schema(&plan);
+    let schema = session.answer_schema(&plan).await?;
     let rows = session.execute(plan).await?;
     Ok((schema, rows))
 }

@@ -7,6 +7,7 @@ mod admin;
 mod architecture;
 mod bounded;
 mod check;
+mod clients;
 mod cluster;
 mod commands;
 mod compaction;

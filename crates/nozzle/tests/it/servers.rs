@@ -15,9 +15,9 @@ use crate::harness::{Db, Place, processor_ticks, python, synthetic, until_sync};
 /// A running server and where it listens.
 pub struct Server {
     child: Child,
-    flight: Option<String>,
-    jsonl: Option<String>,
-    admin: Option<String>,
+    pub flight: Option<String>,
+    pub jsonl: Option<String>,
+    pub admin: Option<String>,
 }
 
 impl Server {
@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// Posts a body with further arguments of curl; the status and the answer.
-    fn post_with(&self, body: &str, arguments: &[&str]) -> (u16, String) {
+    pub fn post_with(&self, body: &str, arguments: &[&str]) -> (u16, String) {
         let mut curl = Command::new("curl")
             .args([
                 "-sS",
@@ -120,7 +120,7 @@ impl Drop for Server {
 }
 
 /// A place with 60 blocks of three transactions with two logs each, but for the first.
-fn extracted(db: Db) -> Place {
+pub fn extracted(db: Db) -> Place {
     let node = synthetic(Recording::synthetic(60, 3, 2, 41), 0);
     let place = Place::configured(db, "");
     place.define("eth", "chain-1337", node.url());
@@ -272,143 +272,6 @@ fn rows_come_in_the_form_that_the_client_asks_for() {
         .output();
     let output = curl.unwrap();
     assert!(!output.status.success() && output.stdout.starts_with(b"x\n0\n"), "{:?}", output.status);
-}
-
-const FLIGHT: &str = r#"
-import sys
-import pyarrow as pa
-from pyarrow import flight
-client = flight.connect(sys.argv[1])
-table = client.do_get(flight.Ticket("SELECT * FROM eth.blocks ORDER BY block_num LIMIT 10")).read_all()
-assert table.num_rows == 10 and len(table.to_pandas()) == 10
-assert table.schema.field("hash").type == pa.binary(32), table.schema
-info = client.get_flight_info(flight.FlightDescriptor.for_command("SELECT count(*) AS n FROM eth.logs"))
-assert info.schema.names == ["n"]
-assert client.do_get(info.endpoints[0].ticket).read_all().to_pylist() == [{"n": 354}]
-empty = client.do_get(flight.Ticket("SELECT hash, miner FROM eth.blocks WHERE false")).read_all()
-assert empty.num_rows == 0 and empty.schema.names == ["hash", "miner"]
-texts = client.do_get(flight.Ticket("SELECT lower('AB') AS t, arrow_typeof(hash) AS h FROM eth.blocks LIMIT 1")).read_all()
-assert texts.schema.field("t").type == pa.string(), texts.schema
-for sql, error in [("SELEC 1", pa.ArrowInvalid), ("SELECT nothing FROM eth.blocks", pa.ArrowInvalid),
-                   ("SELECT * FROM eth.nothing", KeyError), ("DROP TABLE eth.blocks", pa.ArrowInvalid)]:
-    for call in (lambda: client.do_get(flight.Ticket(sql)).read_all(),
-                 lambda: client.get_flight_info(flight.FlightDescriptor.for_command(sql))):
-        try:
-            call()
-        except error:
-            continue
-        raise SystemExit(f"{sql} was answered")
-assert {action.type for action in client.list_actions()} == {"CreatePreparedStatement", "ClosePreparedStatement"}
-listed = {tuple(info.descriptor.path): info for info in client.list_flights()}
-assert (b"eth", b"logs") in listed and (b"eth__0_0_0", b"logs") in listed, listed.keys()
-info = listed[(b"eth", b"blocks")]
-assert client.do_get(info.endpoints[0].ticket).read_all().num_rows == 60
-assert client.get_flight_info(info.descriptor).schema == info.schema
-for call in (lambda: client.do_action(flight.Action("Cancel", b"")), lambda: client.do_action(flight.Action("BeginTransaction", b""))):
-    try:
-        list(call())
-        raise SystemExit("it was done")
-    except NotImplementedError:
-        pass
-try:
-    list(client.do_action(flight.Action("CreatePreparedStatement", b"garbage")))
-    raise SystemExit("garbage was prepared")
-except pa.ArrowInvalid:
-    pass
-print("ok")
-"#;
-
-const FLIGHT_SQL: &str = r#"
-import sys
-import adbc_driver_flightsql.dbapi as dbapi
-with dbapi.connect(sys.argv[1], autocommit=True) as connection:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT block_num, hash FROM eth.blocks WHERE block_num < 3 ORDER BY block_num")
-        table = cursor.fetch_arrow_table()
-        assert table.column("block_num").to_pylist() == [0, 1, 2], table
-        hash = table.column("hash").to_pylist()[2]
-        # Parameters, also of bytes, and of another type than the column's.
-        cursor.execute("SELECT block_num FROM eth.blocks WHERE hash = $1 AND block_num < $2", (hash, 50))
-        assert cursor.fetchall() == [(2,)]
-        cursor.execute("SELECT $1 AS a, $2 AS b", ("x", None))
-        assert cursor.fetchall() == [("x", None)]
-        cursor.execute("SELECT count(*) AS n FROM eth.logs WHERE block_num BETWEEN $1 AND $2", (1, 3))
-        assert cursor.fetchall() == [(18,)]
-        for sql, values in [("SELECT nothing FROM eth.blocks", ()), ("SELECT $1 AS a", ()), ("SELECT $1 AS a, $2 AS b", (1,))]:
-            try:
-                cursor.execute(sql, values)
-                cursor.fetchall()
-            except dbapi.Error:
-                continue
-            raise SystemExit(f"{sql} with {values} was answered")
-        cursor.execute("SELECT block_num, gas_used FROM eth.blocks ORDER BY block_num")
-        assert len(cursor.fetch_df()) == 60
-        cursor.execute("SELECT block_num, gas_used FROM eth.blocks ORDER BY block_num")
-        assert cursor.fetch_polars().height == 60
-    info = connection.adbc_get_info()
-    assert info["vendor_name"] == "Nozzle" and info["vendor_version"], info
-    assert connection.adbc_get_table_types() == ["TABLE"]
-    objects = connection.adbc_get_objects(depth="columns", db_schema_filter="eth").read_all().to_pylist()
-    [catalog] = objects
-    [schema] = catalog["catalog_db_schemas"]
-    tables = {table["table_name"]: table for table in schema["db_schema_tables"]}
-    assert set(tables) == {"blocks", "transactions", "logs", "withdrawals"}, set(tables)
-    assert "topic0" in {column["column_name"] for column in tables["logs"]["table_columns"]}
-    assert connection.adbc_get_table_schema("blocks", db_schema_filter="eth").field("hash").type.byte_width == 32
-print("ok")
-"#;
-
-#[test]
-fn pyarrow_reads_over_arrow_flight() {
-    for db in [Db::Sqlite, Db::Postgres] {
-        let place = extracted(db);
-        let server = Server::start(&place, &["--flight-server"]);
-        assert!(server.jsonl.is_none() && server.admin.is_none());
-        assert_eq!(python(FLIGHT, &[server.flight()]).trim(), "ok");
-        assert_eq!(server.stop(), 0);
-    }
-}
-
-#[test]
-fn adbc_reads_over_flight_sql() {
-    let place = extracted(Db::Sqlite);
-    let server = Server::start(&place, &[]);
-    assert_eq!(python(FLIGHT_SQL, &[server.flight()]).trim(), "ok");
-}
-
-const LOGIN: &str = r#"
-import sys
-from pyarrow import flight
-client = flight.connect(sys.argv[1])
-sql = flight.Ticket("SELECT 1 AS n")
-try:
-    client.do_get(sql).read_all()
-    raise SystemExit("everybody was let in")
-except flight.FlightUnauthenticatedError:
-    pass
-try:
-    client.authenticate_basic_token("ana", "wrong")
-    raise SystemExit("a wrong password was taken")
-except flight.FlightUnauthenticatedError:
-    pass
-bearer = client.authenticate_basic_token("ana", "topsecret")
-assert bearer == (b"authorization", b"Bearer topsecret"), bearer
-options = flight.FlightCallOptions(headers=[bearer])
-assert client.do_get(sql, options).read_all().to_pylist() == [{"n": 1}]
-import adbc_driver_flightsql.dbapi as dbapi
-with dbapi.connect(sys.argv[1], db_kwargs={"username": "ana", "password": "topsecret"}, autocommit=True) as connection:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1 AS n")
-        assert cursor.fetchall() == [(1,)]
-print("ok")
-"#;
-
-#[test]
-fn a_login_is_a_token() {
-    let tokens = "auth = { tokens = [{ name = \"ana\", token = \"topsecret\", role = \"query\" }] }";
-    let place = Place::configured(Db::Sqlite, tokens);
-    let server = Server::start(&place, &["--flight-server"]);
-    assert_eq!(python(LOGIN, &[server.flight()]).trim(), "ok");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,8 +10,6 @@ use std::{
     time::Duration,
 };
 
-use nozzle_core::{BlockRange, range::MAX_BLOCK};
-use nozzle_metadata::{Commit, MetadataStore};
 use nozzle_testkit::{
     anvil::{Anvil, AnvilOptions},
     chain::ChainBuilder,
@@ -23,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
+    clients,
     harness::{Db, NOT_MERGED, Place, memory_kib, processor_ticks, synthetic, until},
     servers::Server,
 };
@@ -313,7 +312,7 @@ async fn a_stream_begins_with_the_first_block_of_its_dataset() {
         place.ok(&["dump", "--dataset", "eth", "-e", end]);
     }
     let metadata = place.metadata().await;
-    take_out_first(metadata.as_ref(), "eth").await;
+    clients::take_out(metadata.as_ref(), "eth", 0).await;
     let server = Server::start(&place, &["--jsonl-server"]);
     let had = Arc::new(Had::default());
     let sql = "SELECT block_num FROM eth.blocks SETTINGS stream = true";
@@ -325,22 +324,6 @@ async fn a_stream_begins_with_the_first_block_of_its_dataset() {
     until("the client to have all", async || (had.end.load(Ordering::Relaxed) == 26).then_some(())).await;
     assert_eq!(had.rows.load(Ordering::Relaxed), 26);
     following.abort();
-}
-
-/// Takes the first segment of each table out of a dataset.
-async fn take_out_first(metadata: &dyn MetadataStore, dataset: &str) {
-    let dataset = metadata.dataset(&dataset.parse().unwrap()).await.unwrap().unwrap();
-    let revision = metadata.revisions(dataset.id).await.unwrap().remove(0);
-    let all = BlockRange::new(0, MAX_BLOCK).unwrap();
-    let lease = metadata.claim(revision.id, &[all], "a test").await.unwrap().granted[0];
-    let sequence = metadata.sequence().await.unwrap();
-    let mut replaced = vec![];
-    for location in &revision.locations {
-        let scan = nozzle_metadata::Scan { location: location.id, sequence, range: BlockRange::single(0) };
-        replaced.extend(metadata.segments(&scan).await.unwrap().iter().map(|segment| segment.id));
-    }
-    metadata.commit(&Commit { lease: lease.id, added: vec![], replaced }).await.unwrap();
-    metadata.release(&[lease.id]).await.unwrap();
 }
 
 /// What a block costs does not depend on how many there were before, but for a join by other columns than the

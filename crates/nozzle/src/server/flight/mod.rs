@@ -42,8 +42,11 @@ use super::{
 };
 use crate::config::Role;
 
+mod gather;
 mod metadata;
 mod prepared;
+
+use gather::gathered;
 
 /// The actions that there are.
 const CREATE_PREPARED: &str = "CreatePreparedStatement";
@@ -198,7 +201,7 @@ impl Flight {
             let batch = batch.map_err(|error: ApiError| FlightError::Tonic(Box::new(error.into())))?;
             plain_batch(&batch, &announced).map_err(FlightError::Arrow)
         });
-        Ok(encoded(schema, batches))
+        Ok(encoded(Arc::clone(&schema), gathered(schema, batches)))
     }
 
     /// A stream: the schema, then its items, each with what it tells of blocks.

@@ -42,6 +42,9 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// How long the last line of a failed answer has to leave before the connection is broken off.
 const LAST_LINE_TIME: Duration = Duration::from_millis(200);
 
+/// The header of an answer that names the blocks that what it reads lacks.
+const GAPS: &str = "nozzle-gaps";
+
 /// The header that asks for decimals as numbers.
 const DECIMALS: &str = "nozzle-decimals";
 
@@ -99,6 +102,10 @@ async fn answer(State(queries): State<Arc<Queries>>, request: Request) -> Result
     let packing = Packing::accepted(&parts.headers)
         .map_err(|error| ApiError::new(ErrorCode::ExecutionError, error.to_string()))?;
     let mut headers = HeaderMap::new();
+    if let Some(gaps) = schema.metadata().get(nozzle_query::gaps::GAPS) {
+        let gaps = HeaderValue::from_str(gaps).map_err(|error| cannot_be_written(&error.into()))?;
+        headers.insert(HeaderName::from_static(GAPS), gaps);
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
     headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
     if let Some(name) = packing.name() {
