@@ -17,9 +17,9 @@ use nozzle_core::{
 use nozzle_dump::derived::DerivedSource;
 use nozzle_metadata::{MetadataStore, Provider};
 use nozzle_sources::{
-    BlockRows, BlockSource, Head, SharedSource, SourceError,
+    BlockRows, BlockSource, Head, SharedSource, SourceError, Throttle,
     evm::tables,
-    evm_rpc::{self, EvmRpc, EvmRpcConfig, Throttle},
+    evm_rpc::{self, EvmRpc, EvmRpcConfig},
     failover::{Failover, FailoverPolicy},
     retry::{Retry, RetryPolicy},
 };
@@ -103,7 +103,7 @@ impl Endpoint {
 
     /// What keeps the endpoint, alone, to its limits.
     pub fn own_throttle(&self) -> anyhow::Result<Throttle> {
-        Ok(Throttle::new(&self.config()?))
+        Ok(Throttle::new(&self.config()?.limits()))
     }
 
     /// The chain id that the endpoint answers with.
