@@ -6,7 +6,7 @@ use std::{
 };
 
 use nozzle_core::{DatasetKind, Network};
-use nozzle_sources::evm_rpc::Throttle;
+use nozzle_sources::Throttle;
 
 use crate::kinds::{Endpoint, Keys};
 

@@ -7,13 +7,19 @@ pub mod error;
 pub mod evm;
 pub mod evm_rpc;
 pub mod failover;
+mod head;
+mod http;
+pub mod limit;
+mod ordered;
 mod remaining;
 pub mod retry;
+mod secrets;
 pub mod source;
 #[cfg(test)]
 mod testing;
 
 pub use error::SourceError;
 pub use failover::Failover;
+pub use limit::{LimitOptions, Throttle};
 pub use retry::{Retry, RetryPolicy};
-pub use source::{BlockRows, BlockSource, Chain, Head, SharedSource, TableRows};
+pub use source::{BlockRows, BlockSource, Chain, Decoded, Head, SharedSource, TableRows};

@@ -2,7 +2,10 @@
 
 use nozzle_core::{BlockRange, block::BlockLink};
 
-use crate::{error::SourceError, source::BlockRows};
+use crate::{
+    error::SourceError,
+    source::{BlockRows, check_link},
+};
 
 /// The rest of a range, and the block that it must follow.
 #[derive(Debug)]
@@ -29,12 +32,11 @@ impl Remaining {
 
     /// Takes note of rows; those of another chain than the rows before them end it.
     pub fn received(&mut self, rows: BlockRows) -> Result<BlockRows, SourceError> {
-        if let (Some(previous), Some(first)) = (self.previous, rows.blocks.first())
-            && previous.hash != first.parent_hash
+        if let (Some(previous), Some(first)) = (&self.previous, rows.blocks.first())
+            && let Err(error) = check_link(previous, first)
         {
             self.end();
-            let (block, found) = (first.number, first.parent_hash);
-            return Err(SourceError::NotLinked { block, expected: previous.hash, found });
+            return Err(error);
         }
         self.previous = rows.blocks.last().copied().or(self.previous);
         let end = self.range.map(|range| range.end());

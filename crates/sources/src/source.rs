@@ -91,3 +91,22 @@ pub struct TableRows {
     /// `ends[i - 1]..ends[i]`. Ascending; the last is the number of rows.
     pub ends: Vec<usize>,
 }
+
+/// What became of blocks that were to be decoded.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The rows of the blocks before the first bad one; absent where there is none.
+    pub rows: Option<BlockRows>,
+    /// What is wrong with the first bad block.
+    pub error: Option<SourceError>,
+}
+
+/// Checks that a block follows another one.
+pub(crate) fn check_link(previous: &BlockLink, block: &BlockLink) -> Result<(), SourceError> {
+    let (expected, found) = (previous.hash, block.parent_hash);
+    if expected == found {
+        Ok(())
+    } else {
+        Err(SourceError::NotLinked { block: block.number, expected, found })
+    }
+}

@@ -8,9 +8,9 @@ use nozzle_core::{
     manifest::{RawManifest, Verify},
 };
 use nozzle_sources::{
-    SharedSource,
+    SharedSource, Throttle,
     evm::tables,
-    evm_rpc::{self, EvmRpc, EvmRpcConfig, Throttle},
+    evm_rpc::{self, EvmRpc, EvmRpcConfig},
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl Kind for EvmRpcKind {
     }
 
     fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {
-        Ok(Throttle::new(&config(endpoint)?))
+        Ok(Throttle::new(&config(endpoint)?.limits()))
     }
 
     fn connect(

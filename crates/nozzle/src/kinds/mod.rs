@@ -9,7 +9,7 @@ use nozzle_core::{
     manifest::{RawManifest, Verify},
 };
 use nozzle_query::nearest::suggestion;
-use nozzle_sources::{SharedSource, evm_rpc::Throttle};
+use nozzle_sources::{SharedSource, Throttle};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 

@@ -37,9 +37,8 @@ mod tests;
 
 pub(crate) use json::{Answer, RpcError};
 pub use needs::TooFewColumns;
-pub use rows::{Decoded, Decoder, RawBlock};
+pub use rows::{Decoder, RawBlock};
 pub(crate) use rows::{
-    Problem, bytes_of_answer, check_link, hash_of_answer, id_of_answer, number_of_answer,
-    transactions_of_answer,
+    Problem, bytes_of_answer, hash_of_answer, id_of_answer, number_of_answer, transactions_of_answer,
 };
 pub use tables::tables;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::SourceError,
-    source::{BlockRows, TableRows},
+    source::{BlockRows, Decoded, TableRows},
 };
 
 /// The most rows that room is made for before they are there.
@@ -42,15 +42,6 @@ impl RawBlock {
     pub fn size_bytes(&self) -> u64 {
         (self.block.len() + self.receipts.as_ref().map_or(0, Bytes::len)) as u64
     }
-}
-
-/// What became of the blocks given to [`Decoder::decode`].
-#[derive(Debug)]
-pub struct Decoded {
-    /// The rows of the blocks before the first bad one; absent where there is none.
-    pub rows: Option<BlockRows>,
-    /// What is wrong with the first bad block.
-    pub error: Option<SourceError>,
 }
 
 /// Why a block cannot be decoded, without the words that are the same for all.
@@ -399,7 +390,7 @@ fn first_line(error: &sonic_rs::Error) -> String {
 }
 
 /// Checks that a block names the one before it as its parent.
-pub(crate) fn check_link(previous: Option<&BlockLink>, block: &BlockLink) -> Result<(), Problem> {
+fn check_link(previous: Option<&BlockLink>, block: &BlockLink) -> Result<(), Problem> {
     match previous {
         Some(previous) if previous.hash != block.parent_hash => {
             Err(Problem::NotLinked { block: block.number, expected: previous.hash, found: block.parent_hash })

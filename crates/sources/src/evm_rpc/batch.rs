@@ -157,16 +157,7 @@ impl Client {
             _ => None,
         });
         if let Some((why, rest)) = pushed_back {
-            let provider = self.provider();
-            if self.limiter().pushed_back(sent, rest) {
-                tracing::warn!(
-                    provider,
-                    why,
-                    "the provider pushes back; it is asked more slowly from now on"
-                );
-            } else {
-                tracing::debug!(provider, why, "the provider pushes back");
-            }
+            self.limiter().pushed_back(self.provider(), why, sent, rest);
         } else if answers.iter().any(|answer| matches!(answer, Some(Ok(_)))) {
             self.limiter().kept_up(sent);
         }

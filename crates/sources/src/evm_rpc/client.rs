@@ -1,7 +1,4 @@
 //! One JSON-RPC call, and what its failures mean.
-//!
-//! An address may hold a key in its path, its query or before its host. So nothing of it but the
-//! host is ever shown, and what a node says is cleaned of it before it is passed on.
 
 use std::{
     ops::Range,
@@ -20,18 +17,18 @@ use sonic_rs::{JsonValueTrait, LazyValue};
 use super::{
     EvmRpcConfig,
     batch::{BatchLimit, Call},
-    limit::{LimitOptions, Limiter},
-    transport::{self, Failure, Request, Response, Transport},
+    transport::{Request, Transport},
 };
 use crate::{
     error::SourceError,
     evm::{Answer, RpcError},
+    http::{BadStatus, Failure, Response},
+    limit::{Limiter, Throttle},
+    secrets::{Secrets, address},
 };
 
 /// Answers up to this size are looked through at once; an error object or null is never larger.
 const SMALL_BYTES: usize = 16 << 10;
-/// How much of a node's own words an error carries.
-const MAX_MESSAGE_CHARS: usize = 300;
 
 const METHOD_NOT_FOUND: i64 = -32601;
 /// The codes of errors that ask for fewer requests: a limit is exceeded, or too many requests.
@@ -122,7 +119,7 @@ pub(crate) struct Client {
     provider: String,
     /// What messages call the node.
     address: String,
-    secrets: Vec<String>,
+    secrets: Secrets,
     transport: Transport,
     next_id: AtomicU64,
     limiter: Arc<Limiter>,
@@ -145,12 +142,17 @@ impl Client {
         let transport = Transport::new(&config)
             .map_err(|why| SourceError::Refused { provider: config.provider.clone(), why })?;
         Ok(Self {
-            address: transport::address(&config.url),
-            secrets: secrets(&config),
+            address: address(&config.url),
+            secrets: Secrets::of(&config.url, config.auth_token.as_deref()),
             provider: config.provider.clone(),
             transport,
             next_id: AtomicU64::new(1),
-            limiter: config.throttle.clone().unwrap_or_else(|| Throttle::new(&config)).0,
+            limiter: config
+                .throttle
+                .clone()
+                .unwrap_or_else(|| Throttle::new(&config.limits()))
+                .limiter()
+                .clone(),
             batch_limit: BatchLimit::new(config.batch_size),
             has_said_refused: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
@@ -206,8 +208,8 @@ impl Client {
         match self.transport.send(request).await {
             Ok(Response { status, body, .. }) if status.is_success() => Ok(ResponseBody { body, ids }),
             Ok(response) => Err(self.bad_status(&response)),
-            Err(Failure::Unavailable(why)) => Err(CallError::Unavailable(self.clean(&why))),
-            Err(Failure::Refused(why)) => Err(CallError::Refused(self.clean(&why))),
+            Err(Failure::Unavailable(why)) => Err(CallError::Unavailable(self.secrets.clean(&why))),
+            Err(Failure::Refused(why)) => Err(CallError::Refused(self.secrets.clean(&why))),
         }
     }
 
@@ -293,7 +295,7 @@ impl Client {
     }
 
     fn rpc_error(&self, error: &RpcError<'_>, rest: Option<Duration>) -> CallError {
-        let (code, message) = (error.code, self.clean(&error.message));
+        let (code, message) = (error.code, self.secrets.clean(&error.message));
         if PUSH_BACK.contains(&code) {
             return CallError::PushedBack {
                 why: format!("it wants fewer requests: {message} ({code})"),
@@ -313,29 +315,29 @@ impl Client {
         }
     }
 
-    fn bad_status(&self, Response { status, body, retry_after }: &Response) -> CallError {
+    fn bad_status(&self, response: &Response) -> CallError {
+        let Response { status, body, retry_after } = response;
         let said = sonic_rs::from_slice::<Answer<'_, IgnoredAny>>(body).ok().and_then(|answer| answer.error);
-        let words =
-            said.as_ref().map(|error| format!(": {}", self.clean(&error.message))).unwrap_or_default();
-        match status.as_u16() {
-            401 | 403 => CallError::Refused(format!(
+        let words = said
+            .as_ref()
+            .map(|error| format!(": {}", self.secrets.clean(&error.message)))
+            .unwrap_or_default();
+        let pushed_back =
+            || CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after };
+        match response.bad_status() {
+            Some(BadStatus::Denied) => CallError::Refused(format!(
                 "it answers HTTP {status}{words}; check `auth_token`, `auth_header` and the key in `url`"
             )),
-            429 => {
-                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
-            }
-            503 if retry_after.is_some() => {
-                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
-            }
+            Some(BadStatus::PushesBack) => pushed_back(),
             // Some providers say the same with other statuses, such as 402 or 500.
-            _ if said.as_ref().is_some_and(|error| PUSH_BACK.contains(&error.code)) => {
-                CallError::PushedBack { why: format!("it answers HTTP {status}{words}"), rest: *retry_after }
+            _ if said.as_ref().is_some_and(|error| PUSH_BACK.contains(&error.code)) => pushed_back(),
+            Some(BadStatus::Unavailable) => {
+                CallError::Unavailable(format!("it answers HTTP {status}{words}"))
             }
-            408 | 425 | 500 | 502.. => CallError::Unavailable(format!("it answers HTTP {status}{words}")),
-            300..=399 => CallError::Refused(format!(
+            Some(BadStatus::Redirects) => CallError::Refused(format!(
                 "it answers HTTP {status}, a redirection; set `url` to where it leads"
             )),
-            _ => match said {
+            Some(BadStatus::Other) | None => match said {
                 Some(error) => self.rpc_error(&error, *retry_after),
                 None => CallError::Unfit {
                     status: status.as_u16(),
@@ -343,15 +345,6 @@ impl Client {
                 },
             },
         }
-    }
-
-    /// The words of a node, cut short, on one line and without the secrets that it may repeat.
-    fn clean(&self, words: &str) -> String {
-        let mut words = words.to_owned();
-        for secret in &self.secrets {
-            words = words.replace(secret, "***");
-        }
-        words.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 }
 
@@ -363,48 +356,8 @@ fn said(data: &LazyValue<'_>) -> Option<Bytes> {
     const_hex::decode(digits).ok().map(Bytes::from)
 }
 
-/// How fast a provider is asked, by all sources of the process that have it together.
-#[derive(Debug, Clone)]
-pub struct Throttle(Arc<Limiter>);
-
-impl Throttle {
-    /// The limits that the configuration names.
-    pub fn new(config: &EvmRpcConfig) -> Self {
-        Self(Limiter::new(&LimitOptions {
-            requests: config.request_limit(),
-            is_near: transport::is_near(&config.url),
-            calls_per_minute: config.rate_limit_per_minute,
-            patience: config.pushback_patience,
-        }))
-    }
-
-    /// So many processes share the limits from now on, evenly.
-    pub fn share(&self, processes: u32) {
-        self.0.share(processes);
-    }
-}
-
 fn call_text(id: u64, method: &str, params: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
-}
-
-/// What a node's words must be cleaned of, longest first.
-fn secrets(config: &EvmRpcConfig) -> Vec<String> {
-    let url = &config.url;
-    if transport::is_path(url) {
-        return vec![];
-    }
-    let mut secrets: Vec<String> = vec![url.username().to_owned(), url.path().to_owned()];
-    secrets.extend(url.password().map(str::to_owned));
-    secrets.extend(url.query().map(str::to_owned));
-    secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
-    // Short parts of a path, such as `v3`, are no keys, and words that a node may well say.
-    secrets
-        .extend(url.path_segments().into_iter().flatten().filter(|part| part.len() >= 8).map(str::to_owned));
-    secrets.extend(config.auth_token.clone());
-    secrets.retain(|secret| secret.len() > 3);
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets
 }
 
 /// Whether an answer that is too large to be looked through has an error before anything of its result.

@@ -9,14 +9,13 @@ use super::{
     batch::Call,
     calls,
     client::{CallError, Client, Reply},
-    head::{HeadWatch, Stall},
-    limit::Turn,
     receipts::{Receipts, ReceiptsFrom},
-    stream::ByteBudget,
 };
 use crate::{
     error::SourceError,
     evm::{self, RawBlock},
+    head::{HeadWatch, Stall},
+    limit::Turn,
     source::Head,
 };
 
@@ -45,8 +44,6 @@ pub(crate) struct Fetch {
     client: Arc<Client>,
     /// The most requests at a time.
     pub request_limit: usize,
-    /// What all streams together hold in memory.
-    pub budget: ByteBudget,
     /// Absent where no column needs them.
     receipts: Option<Receipts>,
     heads: Mutex<HeadWatch>,
@@ -62,7 +59,6 @@ impl Fetch {
             receipts: receipts.map(|from| Receipts::new(client.clone(), from)),
             client,
             request_limit,
-            budget: ByteBudget::default(),
             heads: Mutex::default(),
             verify,
         }
@@ -76,11 +72,6 @@ impl Fetch {
     /// The provider's name.
     pub fn provider(&self) -> &str {
         self.client.provider()
-    }
-
-    /// The error of a task that did not end as it should.
-    pub fn lost(&self, why: &dyn std::fmt::Display) -> SourceError {
-        self.client.unavailable(format!("reading was broken off: {why}"))
     }
 
     /// How many blocks are asked for together.

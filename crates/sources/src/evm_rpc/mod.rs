@@ -10,13 +10,10 @@ mod batch;
 mod calls;
 mod client;
 mod fetch;
-mod head;
-mod limit;
 mod receipts;
-mod stream;
 mod transport;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -25,11 +22,14 @@ use url::Url;
 
 use crate::{
     error::SourceError,
-    evm::Decoder,
-    source::{BlockRows, BlockSource, Chain, Head},
+    evm::{Decoder, RawBlock},
+    http::HttpConfig,
+    limit::{LimitOptions, Throttle, Turn},
+    ordered::{self, Blocks},
+    secrets::is_near,
+    source::{BlockRows, BlockSource, Chain, Decoded, Head},
 };
 use client::Client;
-pub use client::Throttle;
 use fetch::Fetch;
 use receipts::ReceiptsFrom;
 
@@ -84,8 +84,27 @@ impl EvmRpcConfig {
         }
     }
 
+    /// The limits that it names.
+    pub fn limits(&self) -> LimitOptions {
+        LimitOptions {
+            requests: self.request_limit(),
+            is_near: is_near(&self.url),
+            calls_per_minute: self.rate_limit_per_minute,
+            patience: self.pushback_patience,
+        }
+    }
+
     fn request_limit(&self) -> usize {
         self.concurrent_request_limit.clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
+    }
+
+    fn http(&self) -> HttpConfig<'_> {
+        HttpConfig {
+            url: &self.url,
+            timeout: self.timeout,
+            auth_token: self.auth_token.as_deref(),
+            auth_header: self.auth_header.as_deref(),
+        }
     }
 }
 
@@ -110,8 +129,47 @@ impl std::fmt::Debug for EvmRpcConfig {
 /// A node's JSON-RPC as a source of blocks.
 #[derive(Debug)]
 pub struct EvmRpc {
-    fetch: Arc<Fetch>,
-    decoder: Arc<Decoder>,
+    node: ordered::Source<Node>,
+}
+
+/// What is asked, and what makes rows of its answers.
+#[derive(Debug)]
+struct Node {
+    fetch: Fetch,
+    decoder: Decoder,
+}
+
+#[async_trait]
+impl Blocks for Node {
+    type Raw = RawBlock;
+
+    fn provider(&self) -> &str {
+        self.fetch.provider()
+    }
+
+    fn request_limit(&self) -> usize {
+        self.fetch.request_limit
+    }
+
+    fn batch_size(&self) -> usize {
+        self.fetch.batch_size()
+    }
+
+    async fn turn(&self) -> Turn {
+        self.fetch.turn().await
+    }
+
+    async fn fetch(&self, numbers: &[BlockNum]) -> Vec<Result<RawBlock, SourceError>> {
+        self.fetch.raw_blocks(numbers).await
+    }
+
+    fn size_bytes(raw: &RawBlock) -> u64 {
+        raw.size_bytes()
+    }
+
+    fn decode(&self, blocks: &[RawBlock]) -> Decoded {
+        self.decoder.decode(blocks)
+    }
 }
 
 impl EvmRpc {
@@ -126,30 +184,30 @@ impl EvmRpc {
         let from = if config.receipts_per_tx { ReceiptsFrom::Transactions } else { ReceiptsFrom::Hash };
         let client = Client::new(config)?;
         let fetch = Fetch::new(client, limit, decoder.needs_receipts().then_some(from), verify);
-        Ok(Self { fetch: Arc::new(fetch), decoder: Arc::new(decoder) })
+        Ok(Self { node: ordered::Source::new(Node { fetch, decoder }) })
     }
 
     /// The chain's id, as the node says.
     pub async fn chain_id(&self) -> Result<u64, SourceError> {
-        self.fetch.chain_id().await
+        self.node.fetch.chain_id().await
     }
 
     /// Calls contracts, side by side and in batches as the provider's limits allow. For each call, in order, what
     /// has come of it; what the node could not tell, such as on a state that it does not have, is an error.
     pub async fn contract_calls(&self, calls: &[ContractCall]) -> Vec<Result<CallOutcome, SourceError>> {
-        let _turn = self.fetch.turn().await;
-        self.fetch.contract_calls(calls).await
+        let _turn = self.node.fetch.turn().await;
+        self.node.fetch.contract_calls(calls).await
     }
 }
 
 #[async_trait]
 impl BlockSource for EvmRpc {
     fn provider(&self) -> &str {
-        self.fetch.provider()
+        self.node.fetch.provider()
     }
 
     fn tables(&self) -> &[TableDef] {
-        self.decoder.tables()
+        self.node.decoder.tables()
     }
 
     async fn chain(&self) -> Result<Option<Chain>, SourceError> {
@@ -157,19 +215,19 @@ impl BlockSource for EvmRpc {
     }
 
     async fn head(&self) -> Result<Head, SourceError> {
-        self.fetch.head().await
+        self.node.fetch.head().await
     }
 
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
-        self.fetch.block_id(number).await
+        self.node.fetch.block_id(number).await
     }
 
     /// Over a WebSocket or IPC the node tells of new heads; over HTTP it cannot.
     async fn head_moved(&self) {
-        self.fetch.head_moved().await;
+        self.node.fetch.head_moved().await;
     }
 
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
-        stream::blocks(self.fetch.clone(), self.decoder.clone(), range)
+        self.node.blocks(range)
     }
 }

@@ -18,8 +18,8 @@ use arrow::{
 use nozzle_core::{TableDef, manifest::Verify};
 use serde_json::{Value, json};
 
-use super::{Decoded, Decoder, RawBlock, rows::Problem, tables};
-use crate::source::BlockRows;
+use super::{Decoder, RawBlock, rows::Problem, tables};
+use crate::source::{BlockRows, Decoded};
 
 /// The answer of a node.
 fn answer(result: &Value) -> bytes::Bytes {

@@ -11,11 +11,11 @@ use tokio::{
 };
 use url::Url;
 
-use super::{
-    Failure, MAX_ANSWER_BYTES,
-    socket::{Dial, DialError, Wire},
+use super::socket::{Dial, DialError, Wire};
+use crate::{
+    evm_rpc::EvmRpcConfig,
+    http::{self, Failure, MAX_ANSWER_BYTES},
 };
-use crate::evm_rpc::EvmRpcConfig;
 
 /// The least room that is made for a read.
 const READ_BYTES: usize = 64 << 10;
@@ -63,7 +63,7 @@ impl Dial for Node {
                 io::ErrorKind::PermissionDenied => {
                     format!("the socket {path} may not be opened; run as the user who runs the node")
                 }
-                _ => super::not_connected(&path.to_string(), &error),
+                _ => http::not_connected(&path.to_string(), &error),
             }))
         })?;
         let (reader, writer) = stream.into_split();
@@ -100,7 +100,7 @@ impl Messages {
             }
             self.scanned = self.buffer.len();
             if self.scanned > MAX_ANSWER_BYTES {
-                return Err(super::too_large());
+                return Err(http::too_large());
             }
             self.buffer.reserve(READ_BYTES);
             let read = self.reader.read_buf(&mut self.buffer).await.map_err(|error| error.to_string())?;

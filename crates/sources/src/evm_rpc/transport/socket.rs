@@ -23,7 +23,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Failure, Request, Response};
+use super::Request;
+use crate::http::{self, Failure, Response};
 
 /// Requests that wait to be written.
 const WRITE_QUEUE: usize = 64;
@@ -69,7 +70,7 @@ impl Socket {
     /// Sends a request and waits for its answer.
     pub async fn send(&self, request: Request) -> Result<Response, Failure> {
         let deadline = Instant::now() + self.timeout;
-        let no_answer = || super::no_answer(&self.address, self.timeout);
+        let no_answer = || http::no_answer(&self.address, self.timeout);
         let dialled = tokio::time::timeout_at(deadline, self.connection()).await;
         let connection = match dialled.map_err(|_| no_answer())? {
             Ok(connection) => connection,

@@ -17,11 +17,12 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use super::{
-    Failure, MAX_ANSWER_BYTES, Response, address, auth_headers,
-    socket::{Dial, DialError, Wire},
+use super::socket::{Dial, DialError, Wire};
+use crate::{
+    evm_rpc::EvmRpcConfig,
+    http::{self, Failure, MAX_ANSWER_BYTES, Response, auth_headers},
+    secrets::address,
 };
-use crate::evm_rpc::EvmRpcConfig;
 
 /// Where a node takes WebSocket connections.
 pub(super) struct Node {
@@ -35,7 +36,7 @@ impl Node {
     pub(super) fn new(config: &EvmRpcConfig) -> Result<Self, String> {
         Ok(Self {
             address: address(&config.url),
-            handshake: handshake(&config.url, auth_headers(config)?)?,
+            handshake: handshake(&config.url, auth_headers(&config.http())?)?,
             connector: connector(&config.url)?,
         })
     }
@@ -90,9 +91,9 @@ impl Dial for Node {
         let failed = |why| DialError::Failure(Failure::Unavailable(why));
         let stream = TcpStream::connect(&self.address)
             .await
-            .map_err(|error| failed(super::not_connected(&self.address, &error)))?;
+            .map_err(|error| failed(http::not_connected(&self.address, &error)))?;
         // Small requests must not wait for each other.
-        stream.set_nodelay(true).map_err(|error| failed(super::not_connected(&self.address, &error)))?;
+        stream.set_nodelay(true).map_err(|error| failed(http::not_connected(&self.address, &error)))?;
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MAX_ANSWER_BYTES))
             .max_frame_size(Some(MAX_ANSWER_BYTES));
@@ -100,7 +101,7 @@ impl Dial for Node {
         let connected = client_async_tls_with_config(request, stream, Some(limits), Some(connector)).await;
         let (socket, _) = connected.map_err(|error| match error {
             Error::Http(response) => {
-                let (status, retry_after) = (response.status(), super::rest_of(response.headers()));
+                let (status, retry_after) = (response.status(), http::rest_of(response.headers()));
                 let body = response.into_body().unwrap_or_default().into();
                 DialError::Response(Response { status, body, retry_after })
             }
@@ -131,7 +132,7 @@ fn bytes_of(message: Result<Message, Error>) -> Option<Result<Bytes, String>> {
 
 fn words(error: &Error) -> String {
     match error {
-        Error::Capacity(_) => super::too_large(),
+        Error::Capacity(_) => http::too_large(),
         Error::Io(error) => error.to_string(),
         error => error.to_string(),
     }

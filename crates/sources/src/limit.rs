@@ -29,7 +29,7 @@ const IMPATIENCE: Duration = Duration::from_secs(60);
 
 /// The limits of a provider.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LimitOptions {
+pub struct LimitOptions {
     /// The most requests at a time.
     pub requests: usize,
     /// Whether as many may be under way from the start, because the node is on this machine.
@@ -240,10 +240,14 @@ impl Limiter {
         self.change(|limits| limits.kept_up(sent, is_full));
     }
 
-    /// The provider wants fewer requests; whether that is to be said, for the first time.
-    pub fn pushed_back(&self, sent: Instant, rest: Option<Duration>) -> bool {
+    /// The provider wants fewer requests, in its words; said loud the first time.
+    pub fn pushed_back(&self, provider: &str, why: &str, sent: Instant, rest: Option<Duration>) {
         let is_news = self.change(|limits| limits.pushed_back(sent, rest, Instant::now()));
-        is_news && !self.has_said.swap(true, Ordering::Relaxed)
+        if is_news && !self.has_said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(provider, why, "the provider pushes back; it is asked more slowly from now on");
+        } else {
+            tracing::debug!(provider, why, "the provider pushes back");
+        }
     }
 
     /// Whether to ask again what has only been pushed back since then.
@@ -277,6 +281,27 @@ impl Limiter {
         self.turns.add_permits(more - kept);
         *owed += fewer - self.turns.forget_permits(fewer);
         changed
+    }
+}
+
+/// How fast a provider is asked, by all sources of the process that have it together.
+#[derive(Debug, Clone)]
+pub struct Throttle(Arc<Limiter>);
+
+impl Throttle {
+    /// What keeps to the limits.
+    pub fn new(options: &LimitOptions) -> Self {
+        Self(Limiter::new(options))
+    }
+
+    /// So many processes share the limits from now on, evenly.
+    pub fn share(&self, processes: u32) {
+        self.0.share(processes);
+    }
+
+    /// What lets requests through.
+    pub(crate) fn limiter(&self) -> &Arc<Limiter> {
+        &self.0
     }
 }
 
@@ -408,7 +433,7 @@ mod tests {
         (0..3).for_each(|_| limiter.kept_up(now));
         held.extend(limiter.further_turns(1));
         assert_eq!(held.len(), 9, "one more is allowed once all are under way");
-        limiter.pushed_back(Instant::now(), None);
+        limiter.pushed_back("p", "slower", Instant::now(), None);
         held.truncate(5);
         assert_eq!(limiter.further_turns(100).len(), 0, "they are taken back first");
         held.clear();

@@ -1,10 +1,14 @@
 //! The stream of a range: many blocks under way, rows in order, memory bounded.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use nozzle_core::{BlockNum, BlockRange, block::BlockLink};
 use tokio::{
@@ -12,11 +16,10 @@ use tokio::{
     task::{JoinError, JoinHandle, JoinSet},
 };
 
-use super::{fetch::Fetch, limit::Turn};
 use crate::{
     error::SourceError,
-    evm::{self, Decoded, Decoder, RawBlock},
-    source::BlockRows,
+    limit::Turn,
+    source::{BlockRows, Decoded, check_link},
 };
 
 /// How many bytes of answers all streams of a source may hold.
@@ -30,18 +33,79 @@ const GROUP_BYTES: u64 = 4 << 20;
 /// For each request that may be under way, how many blocks may wait behind a slow one.
 const LOOKAHEAD_PER_REQUEST: usize = 4;
 
-/// The rows of `range`; nothing is asked for before the stream is polled, and dropping it ends
-/// all that is under way.
-pub(crate) fn blocks(
-    fetch: Arc<Fetch>,
-    decoder: Arc<Decoder>,
-    range: BlockRange,
-) -> BoxStream<'static, Result<BlockRows, SourceError>> {
-    let running = async move { Running::start(fetch, decoder, range) };
-    let items = |running| {
-        stream::unfold(running, |mut run: Running| async { run.next().await.map(|item| (item, run)) })
-    };
-    stream::once(running).flat_map(items).boxed()
+/// A provider that is asked for blocks one by one, or in batches.
+#[async_trait]
+pub(crate) trait Blocks: Send + Sync + 'static {
+    /// A block as the provider sends it.
+    type Raw: Send + Sync + 'static;
+
+    /// The provider's name.
+    fn provider(&self) -> &str;
+
+    /// The most requests at a time.
+    fn request_limit(&self) -> usize;
+
+    /// How many blocks are asked for together; at least one.
+    fn batch_size(&self) -> usize;
+
+    /// Waits until one more request may be under way. Requests get their turn in this order.
+    async fn turn(&self) -> Turn;
+
+    /// The blocks in the order of the numbers, one for each; the caller has waited for its turn.
+    async fn fetch(&self, numbers: &[BlockNum]) -> Vec<Result<Self::Raw, SourceError>>;
+
+    /// How many bytes the provider sent.
+    fn size_bytes(raw: &Self::Raw) -> u64;
+
+    /// The rows of blocks whose numbers follow each other; takes its time.
+    fn decode(&self, blocks: &[Self::Raw]) -> Decoded;
+}
+
+/// The error of a task that did not end as it should.
+fn lost<B: Blocks + ?Sized>(blocks: &B, why: &dyn std::fmt::Display) -> SourceError {
+    SourceError::Unavailable {
+        provider: blocks.provider().to_owned(),
+        source: format!("reading was broken off: {why}").into(),
+    }
+}
+
+/// A provider, and what all streams of it together hold in memory.
+#[derive(Debug)]
+pub(crate) struct Source<B> {
+    blocks: Arc<B>,
+    budget: Arc<ByteBudget>,
+}
+
+impl<B> Clone for Source<B> {
+    fn clone(&self) -> Self {
+        Self { blocks: self.blocks.clone(), budget: self.budget.clone() }
+    }
+}
+
+impl<B> Deref for Source<B> {
+    type Target = B;
+
+    fn deref(&self) -> &B {
+        &self.blocks
+    }
+}
+
+impl<B: Blocks> Source<B> {
+    /// A source of the provider's blocks.
+    pub fn new(blocks: B) -> Self {
+        Self { blocks: Arc::new(blocks), budget: Arc::default() }
+    }
+
+    /// The rows of `range`; nothing is asked for before the stream is polled, and dropping it ends
+    /// all that is under way.
+    pub fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        let own = self.clone();
+        let running = async move { Running::start(own, range) };
+        let items = |running| {
+            stream::unfold(running, |mut run: Running<B>| async { run.next().await.map(|item| (item, run)) })
+        };
+        stream::once(running).flat_map(items).boxed()
+    }
 }
 
 /// A task that ends when it is no longer wanted.
@@ -60,21 +124,21 @@ impl<T> Drop for Task<T> {
 }
 
 /// A block that has arrived, and the memory it was allowed to take.
-struct Fetched {
-    raw: RawBlock,
+struct Fetched<R> {
+    raw: R,
     hold: Hold,
 }
 
 /// A block that is being fetched, alone or with others.
-struct Coming {
-    block: oneshot::Receiver<Result<Fetched, SourceError>>,
+struct Coming<R> {
+    block: oneshot::Receiver<Result<Fetched<R>, SourceError>>,
     /// Ends when none of its blocks is wanted any more.
     task: Arc<Task<()>>,
 }
 
-impl Coming {
-    async fn arrive(self, fetch: &Fetch) -> Result<Fetched, SourceError> {
-        let arrived = self.block.await.unwrap_or_else(|_| Err(fetch.lost(&"a request ended too early")));
+impl<R> Coming<R> {
+    async fn arrive<B: Blocks<Raw = R>>(self, source: &B) -> Result<Fetched<R>, SourceError> {
+        let arrived = self.block.await.unwrap_or_else(|_| Err(lost(source, &"a request ended too early")));
         drop(self.task);
         arrived
     }
@@ -87,8 +151,8 @@ impl Coming {
 type DecodeTask = Task<Decoded>;
 
 /// A stream under way.
-struct Running {
-    fetch: Arc<Fetch>,
+struct Running<B> {
+    source: Source<B>,
     decoded: mpsc::Receiver<Result<DecodeTask, SourceError>>,
     previous: Option<BlockLink>,
     /// The error behind the rows given last.
@@ -99,18 +163,18 @@ struct Running {
     tasks: JoinSet<()>,
 }
 
-impl Running {
-    fn start(fetch: Arc<Fetch>, decoder: Arc<Decoder>, range: BlockRange) -> Self {
-        let batch = fetch.batch_size();
-        let lookahead = fetch.request_limit.saturating_mul(LOOKAHEAD_PER_REQUEST).saturating_mul(batch);
+impl<B: Blocks> Running<B> {
+    fn start(source: Source<B>, range: BlockRange) -> Self {
+        let batch = source.batch_size();
+        let lookahead = source.request_limit().saturating_mul(LOOKAHEAD_PER_REQUEST).saturating_mul(batch);
         // Room for what is under way at the least.
         let lookahead = lookahead.clamp(batch, 4096.max(batch));
         let (fetched_in, fetched) = mpsc::channel(lookahead);
         let (decoded_in, decoded) = mpsc::channel(parallel_decodes());
         let mut tasks = JoinSet::new();
-        tasks.spawn(start_fetches(fetch.clone(), range, fetched_in));
-        tasks.spawn(start_decodes(fetch.clone(), decoder, fetched, decoded_in));
-        Self { fetch, decoded, previous: None, error: None, left: Some(range), tasks }
+        tasks.spawn(start_fetches(source.clone(), range, fetched_in));
+        tasks.spawn(start_decodes(source.clone(), fetched, decoded_in));
+        Self { source, decoded, previous: None, error: None, left: Some(range), tasks }
     }
 
     async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
@@ -127,20 +191,22 @@ impl Running {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        let task = self.decoded.recv().await.ok_or_else(|| self.fetch.lost(&"a task ended too early"))??;
-        let decoded = task.join().await.map_err(|error| self.fetch.lost(&error))?;
+        let task =
+            self.decoded.recv().await.ok_or_else(|| lost(&*self.source, &"a task ended too early"))??;
+        let decoded = task.join().await.map_err(|error| lost(&*self.source, &error))?;
         self.error = decoded.error;
         match decoded.rows {
             Some(rows) => Ok(rows),
-            None => Err(self.error.take().unwrap_or_else(|| self.fetch.lost(&"there was nothing to decode"))),
+            None => {
+                Err(self.error.take().unwrap_or_else(|| lost(&*self.source, &"there was nothing to decode")))
+            }
         }
     }
 
     /// Groups are decoded side by side, so only here is the link between them checked.
     fn accept(&mut self, rows: BlockRows) -> Result<BlockRows, SourceError> {
         if let (Some(previous), Some(first)) = (&self.previous, rows.blocks.first()) {
-            evm::check_link(Some(previous), first)
-                .map_err(|problem| problem.of_block(self.fetch.provider(), first.number))?;
+            check_link(previous, first)?;
         }
         self.previous = rows.blocks.last().copied();
         Ok(rows)
@@ -158,18 +224,22 @@ fn parallel_decodes() -> usize {
 }
 
 /// Starts to fetch one block or batch after the other, as fast as the limits allow.
-async fn start_fetches(fetch: Arc<Fetch>, range: BlockRange, fetched: mpsc::Sender<Coming>) {
+async fn start_fetches<B: Blocks>(
+    source: Source<B>,
+    range: BlockRange,
+    fetched: mpsc::Sender<Coming<B::Raw>>,
+) {
     let own = Arc::new(Semaphore::new(1));
     let mut left = Some(range);
     while let Some(range) = left {
-        let wanted = usize::try_from(range.len()).unwrap_or(usize::MAX).min(fetch.batch_size());
+        let wanted = usize::try_from(range.len()).unwrap_or(usize::MAX).min(source.batch_size());
         let Ok(places) = fetched.reserve_many(wanted).await else { return };
-        let holds = fetch.budget.hold(&own, wanted).await;
-        let turn = fetch.turn().await;
+        let holds = source.budget.hold(&own, wanted).await;
+        let turn = source.turn().await;
         let last = range.start() + (holds.len() as u64 - 1);
         let (arrived, coming): (Vec<_>, Vec<_>) = holds.iter().map(|_| oneshot::channel()).unzip();
         let numbers = (range.start()..=last).collect();
-        let task = fetch_some(fetch.clone(), numbers, holds, turn, arrived);
+        let task = fetch_some(source.clone(), numbers, holds, turn, arrived);
         let task = Arc::new(Task(tokio::spawn(task)));
         for (place, block) in places.zip(coming) {
             place.send(Coming { block, task: task.clone() });
@@ -178,18 +248,18 @@ async fn start_fetches(fetch: Arc<Fetch>, range: BlockRange, fetched: mpsc::Send
     }
 }
 
-async fn fetch_some(
-    fetch: Arc<Fetch>,
+async fn fetch_some<B: Blocks>(
+    source: Source<B>,
     numbers: Vec<BlockNum>,
     holds: Vec<Hold>,
     turn: Turn,
-    arrived: Vec<oneshot::Sender<Result<Fetched, SourceError>>>,
+    arrived: Vec<oneshot::Sender<Result<Fetched<B::Raw>, SourceError>>>,
 ) {
-    let blocks = fetch.raw_blocks(&numbers).await;
+    let blocks = source.fetch(&numbers).await;
     drop(turn);
     for ((block, mut hold), arrived) in blocks.into_iter().zip(holds).zip(arrived) {
         let fetched = block.map(|raw| {
-            fetch.budget.settle(&mut hold, raw.size_bytes());
+            source.budget.settle(&mut hold, B::size_bytes(&raw));
             Fetched { raw, hold }
         });
         // Whoever wanted it may be gone.
@@ -198,19 +268,18 @@ async fn fetch_some(
 }
 
 /// Takes blocks as they become ready, in order, and decodes them in groups.
-async fn start_decodes(
-    fetch: Arc<Fetch>,
-    decoder: Arc<Decoder>,
-    fetched: mpsc::Receiver<Coming>,
+async fn start_decodes<B: Blocks>(
+    source: Source<B>,
+    fetched: mpsc::Receiver<Coming<B::Raw>>,
     decoded: mpsc::Sender<Result<DecodeTask, SourceError>>,
 ) {
     let mut groups = Groups { fetched, next: None };
     // While all decoders are busy, the next group grows.
     while let Ok(place) = decoded.reserve().await {
-        let Some((group, error)) = groups.take(&fetch).await else { return };
+        let Some((group, error)) = groups.take(&*source).await else { return };
         if !group.is_empty() {
-            let decoder = decoder.clone();
-            let task = Task(tokio::task::spawn_blocking(move || decode(&decoder, group)));
+            let source = source.clone();
+            let task = Task(tokio::task::spawn_blocking(move || decode(&*source, group)));
             place.send(Ok(task));
         } else if let Some(error) = error {
             place.send(Err(error));
@@ -224,26 +293,29 @@ async fn start_decodes(
     }
 }
 
-fn decode(decoder: &Decoder, group: Vec<Fetched>) -> Decoded {
-    let (blocks, holds): (Vec<RawBlock>, Vec<Hold>) =
+fn decode<B: Blocks>(source: &B, group: Vec<Fetched<B::Raw>>) -> Decoded {
+    let (blocks, holds): (Vec<B::Raw>, Vec<Hold>) =
         group.into_iter().map(|fetched| (fetched.raw, fetched.hold)).unzip();
-    let decoded = decoder.decode(&blocks);
+    let decoded = source.decode(&blocks);
     drop(blocks);
     drop(holds);
     decoded
 }
 
 /// Cuts the blocks that are ready into groups.
-struct Groups {
-    fetched: mpsc::Receiver<Coming>,
+struct Groups<R> {
+    fetched: mpsc::Receiver<Coming<R>>,
     /// A block that was not ready when the last group was taken.
-    next: Option<Coming>,
+    next: Option<Coming<R>>,
 }
 
-impl Groups {
+impl<R> Groups<R> {
     /// Waits for the next block and takes those behind it that are ready too; the error is that of
     /// the block behind the group.
-    async fn take(&mut self, fetch: &Fetch) -> Option<(Vec<Fetched>, Option<SourceError>)> {
+    async fn take<B: Blocks<Raw = R>>(
+        &mut self,
+        source: &B,
+    ) -> Option<(Vec<Fetched<R>>, Option<SourceError>)> {
         let mut coming = match self.next.take() {
             Some(coming) => coming,
             None => self.fetched.recv().await?,
@@ -251,9 +323,9 @@ impl Groups {
         let mut group = Vec::new();
         let mut size_bytes = 0;
         loop {
-            match coming.arrive(fetch).await {
+            match coming.arrive(source).await {
                 Ok(fetched) => {
-                    size_bytes += fetched.raw.size_bytes();
+                    size_bytes += B::size_bytes(&fetched.raw);
                     group.push(fetched);
                 }
                 Err(error) => return Some((group, Some(error))),
