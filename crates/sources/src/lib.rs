@@ -7,6 +7,8 @@ pub mod error;
 pub mod evm;
 pub mod evm_rpc;
 pub mod failover;
+pub mod grpc;
+mod pb;
 mod remaining;
 pub mod retry;
 pub mod source;
