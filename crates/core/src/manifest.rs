@@ -8,7 +8,7 @@ use crate::{
     block::BlockNum,
     dataset::DatasetKind,
     derived::DerivedManifest,
-    name::{DatasetName, DatasetRef, DatasetVersion, Network, TableName},
+    name::{DatasetName, DatasetRef, DatasetVersion, MAX_NAME_LEN, Network, TableName},
     schema::TableDef,
 };
 
@@ -111,6 +111,17 @@ impl RawManifest {
         DatasetRef { name: self.name.clone(), version: Some(self.version) }
     }
 
+    /// The network that its blocks are numbered by. The consensus layer of a network has numbers of its own, its
+    /// slots: they are of `<network>-beacon`.
+    pub fn numbered_by(&self) -> Network {
+        const BEACON: &str = "-beacon";
+        if self.kind != DatasetKind::EthBeacon {
+            return self.network.clone();
+        }
+        let start: String = self.network.as_str().chars().take(MAX_NAME_LEN - BEACON.len()).collect();
+        (start + BEACON).parse().unwrap_or_else(|_| self.network.clone())
+    }
+
     /// What `schema` selects of the tables that the source has, in the source's order. The error
     /// names the table or column that the source does not have, and those that it has.
     pub fn select_tables(&self, available: &[TableDef]) -> Result<Vec<TableDef>, String> {
@@ -185,11 +196,12 @@ impl Manifest {
         }
     }
 
-    /// The network of its blocks; `None` before a derived one is registered.
-    pub fn network(&self) -> Option<&Network> {
+    /// The network that its blocks are numbered by, for which head and finality are kept; `None` before a
+    /// derived one is registered.
+    pub fn network(&self) -> Option<Network> {
         match self {
-            Self::Raw(raw) => Some(&raw.network),
-            Self::Derived(derived) => derived.resolved.as_ref().map(|resolved| &resolved.network),
+            Self::Raw(raw) => Some(raw.numbered_by()),
+            Self::Derived(derived) => derived.resolved.as_ref().map(|resolved| resolved.network.clone()),
         }
     }
 
@@ -262,6 +274,21 @@ mod tests {
         assert!(select(r#"{"calls":"*"}"#).expect_err("no such table").contains("blocks, logs"));
         assert!(select(r#"{"logs":["x"]}"#).expect_err("no such column").contains("_block_num, c"));
         assert!(select("{}").expect_err("no table").contains("no table"));
+    }
+
+    #[test]
+    fn slots_are_not_numbered_as_blocks_are() {
+        let of = |kind: &str, network: &str| {
+            let json = format!(r#"{{"name":"x","kind":"{kind}","network":"{network}"}}"#);
+            Manifest::Raw(serde_json::from_str(&json).expect("a manifest"))
+                .network()
+                .expect("one")
+                .to_string()
+        };
+        assert_eq!(of("evm-rpc", "mainnet"), "mainnet");
+        assert_eq!(of("firehose", "mainnet"), "mainnet");
+        assert_eq!(of("eth-beacon", "mainnet"), "mainnet-beacon");
+        assert_eq!(of("eth-beacon", &"n".repeat(63)).len(), 63);
     }
 
     #[test]

@@ -175,7 +175,7 @@ pub async fn register(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyh
         name: resolved.name().clone(),
         version: resolved.version(),
         kind: resolved.kind(),
-        network: resolved.network().cloned(),
+        network: resolved.network(),
         manifest: serde_json::to_string(&resolved).context("writing the manifest as JSON")?,
     };
     metadata.register_dataset(&dataset).await.with_context(|| {

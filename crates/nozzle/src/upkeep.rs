@@ -167,7 +167,7 @@ impl Upkeep {
         let (id, changed) = (revision.id, revision.changed);
         let seen = self.seen.get(&id).cloned().unwrap_or_default();
         let Some(network) = manifest.network() else { return Ok(Pass::default()) };
-        let Some(finalized) = self.finalized(network).await? else { return Ok(Pass::default()) };
+        let Some(finalized) = self.finalized(&network).await? else { return Ok(Pass::default()) };
         // Blocks become final without a commit; a few more of them are not worth a look.
         let is_as_before = |(commit, known): (CommitSeq, BlockNum)| {
             commit == changed && finalized < known.saturating_add(LOOK_AGAIN_BLOCKS)
@@ -206,7 +206,7 @@ impl Upkeep {
             metadata: Arc::clone(&self.context.metadata),
             stores: Arc::clone(&self.context.stores),
             tables: revision::locate(&tables, revision)?,
-            network: manifest.network().context("the dataset has no network")?.clone(),
+            network: manifest.network().context("the dataset has no network")?,
             manifest: serde_json::to_value(manifest)?,
             parquet: self.context.parquet_options()?,
             job_memory_bytes: WRITER_MEMORY_BYTES / concurrency,

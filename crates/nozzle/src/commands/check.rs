@@ -153,7 +153,7 @@ impl Checking {
             metadata: Arc::clone(&context.metadata),
             stores: Arc::clone(&context.stores),
             tables: self.stored.tables.clone(),
-            network: manifest.network().context("the dataset has no network")?.clone(),
+            network: manifest.network().context("the dataset has no network")?,
             manifest: serde_json::to_value(manifest)?,
             parquet: context.parquet_options()?,
             job_memory_bytes: WRITER_MEMORY_BYTES,

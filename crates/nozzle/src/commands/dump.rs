@@ -339,7 +339,7 @@ impl Dump {
     async fn dump(&self, job: Job, fresh: bool) -> anyhow::Result<Summary> {
         let Job { dataset, manifest, mut endpoints } = job;
         let name = dataset.name.clone();
-        let network = manifest.network().context("the dataset has no network")?.clone();
+        let network = manifest.network().context("the dataset has no network")?;
         self.context.throttles.hold(&mut endpoints, &network)?;
         let source = sources::open(&endpoints, &manifest, self.args.verify, &self.context);
         let source = source.with_context(|| format!("dumping `{name}` failed"))?;

@@ -176,13 +176,13 @@ fn one_network(manifest: &DerivedManifest, sources: &BTreeMap<String, Source>) -
         );
     }
     for (table, of) in &manifest.tables {
-        if let Some(declared) = of.network.as_ref().filter(|declared| *declared != network) {
+        if let Some(declared) = of.network.as_ref().filter(|declared| **declared != network) {
             bail!(
                 "the table `{table}` is to be of the network `{declared}`, and what it reads is of `{network}`"
             );
         }
     }
-    Ok(network.clone())
+    Ok(network)
 }
 
 /// The raw dataset whose blocks are the derived one's, and the first of them.

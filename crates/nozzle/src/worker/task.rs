@@ -204,7 +204,7 @@ impl Doing<'_> {
         let endpoints = sources::endpoints_of_manifest(manifest, context).await;
         let mut endpoints = endpoints.map_err(Trouble::MayPass)?;
         let network = manifest.network().context("the dataset has no network").map_err(Trouble::Lasts)?;
-        self.worker.throttles.hold(&mut endpoints, network).map_err(Trouble::MayPass)?;
+        self.worker.throttles.hold(&mut endpoints, &network).map_err(Trouble::MayPass)?;
         let source = sources::open(&endpoints, manifest, None, context)
             .with_context(|| format!("opening the source of `{}` failed", job.dataset.name))
             .map_err(Trouble::MayPass)?;

@@ -4,7 +4,7 @@
 //! planned. A function of a constant is a constant: `topic0 = evm_topic('…')` prunes files as a literal does.
 
 mod abi;
-mod aggregate;
+mod attestation;
 mod bounded;
 mod decode;
 mod encode;
@@ -12,6 +12,7 @@ mod evm;
 mod field;
 mod function;
 mod sum;
+mod sum_u256;
 mod text;
 mod u256;
 
@@ -47,5 +48,6 @@ pub(crate) fn register(context: &SessionContext) {
     functions().into_iter().for_each(|function| context.register_udf((*function).clone()));
     bounded::register(context);
     context.register_udaf(sum::checked());
-    aggregate::all().into_iter().for_each(|function| context.register_udaf((*function).clone()));
+    context.register_udaf(sum_u256::sum_u256());
+    context.register_udaf(attestation::attestation_hash());
 }

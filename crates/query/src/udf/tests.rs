@@ -380,6 +380,45 @@ fn an_encoding_that_grows_without_end_is_none() {
     let _: Arc<dyn Array> = array;
 }
 
+/// The sums of groups, in one part and in many, are those that each group has by itself.
+#[tokio::test]
+async fn wide_sums_of_groups_are_exact() {
+    let half = U256::MAX / U256::from(2);
+    let rows = (0..3_000_u64).map(|row| match row % 5 {
+        0 => format!("({}, '{half}')", row % 7),
+        1 => format!("({}, '-{half}')", row % 7),
+        2 => format!("({}, NULL)", row % 7),
+        _ => format!("({}, '{row}')", row % 7),
+    });
+    let rows: Vec<_> = rows.chain(["(7, NULL)".to_owned()]).collect();
+    let table = format!("(VALUES {}) AS t(k, x)", rows.join(", "));
+    let each = (0..8).map(|key| {
+        let sum: i64 = (0..3_000).filter(|row| key == row % 7 && row % 5 > 2).sum();
+        // As many halves are added as are taken away, but for what is left over.
+        let count = |rest: i64| (0..3_000).filter(|row| key == row % 7 && row % 5 == rest).count() as i64;
+        let halves = count(0) - count(1);
+        assert!(halves.abs() <= 1, "the sum of group {key} would not fit");
+        match (key, halves) {
+            (7, _) => "null".to_owned(),
+            (_, 0) => sum.to_string(),
+            (_, 1) => (half + U256::from(sum)).to_string(),
+            _ => format!("-{}", half - U256::from(sum)),
+        }
+    });
+    let expected: Vec<_> = each.collect();
+    for partitions in [1, 4] {
+        let config =
+            datafusion::prelude::SessionConfig::new().with_target_partitions(partitions).with_batch_size(100);
+        let context = context(SessionStateBuilder::new().with_config(config));
+        let sql = format!("SELECT sum_u256(x) FILTER (WHERE k < 8) FROM {table} GROUP BY k ORDER BY k");
+        let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
+        let sums = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
+        let sums: Vec<_> =
+            sums.column(0).as_string::<i32>().iter().map(|sum| sum.unwrap_or("null").to_owned()).collect();
+        assert_eq!(sums, expected, "{partitions}");
+    }
+}
+
 /// What is in the way of a field that is decoded alone: topics and data that are none, tuples, and several fields.
 const DECODED: &str = "SELECT evm_decode_log(topic1, topic2, NULL, data, 'E(address indexed a, uint256 b, bytes c, (uint8 x, string y) d, address indexed e)') \
     AS t, n FROM logs";
