@@ -89,8 +89,12 @@ many-jobs jobs="1000":
     NOZZLE_MANY_JOBS={{jobs}} scripts/test --profile long --no-capture many_small_jobs
 
 # so many examples a route of the Admin API, made from its own document
-fuzz examples="200":
+fuzz examples="200" seconds="600": (fuzz-substreams seconds)
     NOZZLE_FUZZ_EXAMPLES={{examples}} scripts/test --profile long --no-capture fuzzing
+
+# packages of Substreams and outputs of their modules, damaged at random, for so many seconds
+fuzz-substreams seconds="600" seed="1":
+    NOZZLE_FUZZ_SECONDS={{seconds}} NOZZLE_FUZZ_SEED={{seed}} scripts/test --profile long --no-capture no_bytes_make_it_panic
 
 # decoding of events beside alloy's
 bench-decode:

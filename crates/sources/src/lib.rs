@@ -17,6 +17,7 @@ mod remaining;
 pub mod retry;
 mod secrets;
 pub mod source;
+pub mod substreams;
 #[cfg(test)]
 mod testing;
 
