@@ -62,9 +62,12 @@ impl std::fmt::Display for Gaps {
     }
 }
 
+/// The holes of a table at the moment of its newest commit.
+type Found = (CommitSeq, Arc<Vec<BlockRange>>);
+
 /// What was found of tables, until their next commit.
 #[derive(Debug, Default)]
-pub(crate) struct KnownGaps(Mutex<HashMap<LocationId, (CommitSeq, Arc<Vec<BlockRange>>)>>);
+pub(crate) struct KnownGaps(Mutex<HashMap<LocationId, Found>>);
 
 impl KnownGaps {
     fn of(&self, location: LocationId, changed: CommitSeq) -> Option<Arc<Vec<BlockRange>>> {
