@@ -25,6 +25,16 @@ impl DatasetKind {
     pub const ALL: [DatasetKind; 6] =
         [Self::EvmRpc, Self::Firehose, Self::Substreams, Self::EthBeacon, Self::Manifest, Self::Sql];
 
+    /// The columns of the table `blocks` that tell a block's hash and its parent's; `None` where a kind has no such
+    /// table.
+    pub fn link_columns(self) -> Option<[&'static str; 2]> {
+        match self {
+            Self::EvmRpc | Self::Firehose => Some(["hash", "parent_hash"]),
+            Self::EthBeacon => Some(["root", "parent_root"]),
+            Self::Substreams | Self::Manifest | Self::Sql => None,
+        }
+    }
+
     /// The kind as manifests and providers write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -117,8 +117,9 @@ async fn block_ids(
     }
     let hash_column = |table: &TableDef| {
         let is_stored = |name: &&str| table.schema.index_of(name).is_ok();
-        let name = if table.name.as_str() == "blocks" { "hash" } else { "block_hash" };
-        Some(name).filter(is_stored)
+        // Only of the table of blocks itself are these the block's own.
+        let own: &[&str] = if table.name.as_str() == "blocks" { &["hash", "root"] } else { &[] };
+        ["block_hash", "block_root"].into_iter().chain(own.iter().copied()).find(is_stored)
     };
     // The table with the most blocks comes first in the sources' order.
     let witness = target.tables.iter().find_map(|(table, location)| Some((location, hash_column(table)?)));

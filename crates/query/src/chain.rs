@@ -8,8 +8,12 @@ use arrow::{
 };
 use futures::TryStreamExt;
 use nozzle_core::{
-    BlockHash, BlockNum, BlockRange, DatasetKind, DatasetRef, block::BlockLink, chain, manifest::Manifest,
-    range::MAX_BLOCK, schema::BLOCK_NUM,
+    BlockHash, BlockNum, BlockRange, DatasetKind, DatasetRef,
+    block::BlockLink,
+    chain,
+    manifest::{Columns, Manifest},
+    range::MAX_BLOCK,
+    schema::BLOCK_NUM,
 };
 use nozzle_metadata::{Coverage, Dataset, LocationId, Revision, Scan};
 
@@ -188,8 +192,33 @@ impl Session {
         Ok(self.links_where(chain, &last_of(0, up_to)).await?.pop())
     }
 
+    /// Refuses a dataset that does not store what its blocks are told by.
+    pub(crate) fn check_links(&self, chain: &DatasetRef) -> Result<(), QueryError> {
+        let Manifest::Raw(manifest) = self.manifest(chain)? else { return Ok(()) };
+        let Some([hash, parent]) = manifest.kind.link_columns() else {
+            let kind = manifest.kind;
+            return Err(QueryError::Plan(format!(
+                "the dataset `{chain}` is of the kind `{kind}`, which has no table of all blocks, by which reorgs are told: it cannot be streamed yet"
+            )));
+        };
+        let Some(schema) = &manifest.schema else { return Ok(()) };
+        let is_stored = schema.iter().any(|(table, columns)| match columns {
+            _ if table.as_str() != BLOCKS => false,
+            Columns::All(_) => true,
+            Columns::Named(names) => [hash, parent].iter().all(|name| names.iter().any(|own| own == name)),
+        });
+        if is_stored {
+            return Ok(());
+        }
+        Err(QueryError::Plan(format!(
+            "the dataset `{chain}` does not store the table `{BLOCKS}` with `{hash}` and `{parent}`, by which reorgs are told: it cannot be streamed"
+        )))
+    }
+
     async fn links_where(&self, chain: &DatasetRef, which: &str) -> Result<Vec<BlockLink>, QueryError> {
-        let columns = format!("{BLOCK_NUM}, hash, parent_hash");
+        let kind = self.manifest(chain)?.kind();
+        let Some([hash, parent]) = kind.link_columns() else { return Ok(vec![]) };
+        let columns = format!("{BLOCK_NUM}, {hash}, {parent}");
         let sql = format!("SELECT {columns} FROM \"{chain}\".{BLOCKS} WHERE {BLOCK_NUM} {which}");
         let batches: Vec<RecordBatch> = self.execute(self.plan(&sql).await?).await?.try_collect().await?;
         let mut links = vec![];

@@ -131,6 +131,7 @@ impl QueryStream {
         let Some((chain, start)) = session.chain_of(&datasets)? else {
             return Err(QueryError::Plan("nobody knows whose blocks the query's are".into()));
         };
+        session.check_links(&chain)?;
         let schema = incremental.query_schema();
         Ok(Self {
             feeds: Some(Arc::clone(engine.feeds())),

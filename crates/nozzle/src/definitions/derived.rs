@@ -199,9 +199,15 @@ fn chain(sources: &BTreeMap<String, Source>, all: &[Dataset]) -> anyhow::Result<
         let manifest = of_dataset(dataset)?;
         let blocks = tables(&manifest)?.into_iter().find(|table| table.name.as_str() == "blocks");
         let has = |column: &str| blocks.as_ref().is_some_and(|blocks| blocks.schema.index_of(column).is_ok());
+        let Some([hash, parent]) = dataset.kind.link_columns() else {
+            let kind = dataset.kind;
+            bail!(
+                "the dataset `{chain}` is of the kind `{kind}`, which has no table of all blocks, by which reorgs are told: nothing can be derived from it yet"
+            );
+        };
         ensure!(
-            has("hash") && has("parent_hash"),
-            "the dataset `{chain}` does not store the table `blocks` with `hash` and `parent_hash`, by which reorgs are told: add them to its `schema`"
+            has(hash) && has(parent),
+            "the dataset `{chain}` does not store the table `blocks` with `{hash}` and `{parent}`, by which reorgs are told: add them to its `schema`"
         );
         chains.push((manifest.start_block(), chain));
     }

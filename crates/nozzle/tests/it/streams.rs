@@ -391,3 +391,21 @@ async fn new_blocks_cost_what_they_are_and_not_what_was_before() {
         assert!(*many <= few + few / 5 + hashes, "{name}: {many} bytes behind 1000 blocks, {few} behind 100");
     }
 }
+
+#[test]
+fn a_stream_needs_what_blocks_are_told_by() {
+    let node = synthetic(Recording::synthetic(5, 3, 2, 7), 0);
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "chain-1337", node.url());
+    for schema in [r#"{"logs":"*"}"#, r#"{"logs":"*","blocks":["hash"]}"#] {
+        let name = format!("part{}", schema.len());
+        let manifest =
+            format!(r#"{{"name":"{name}","kind":"evm-rpc","network":"chain-1337","schema":{schema}}}"#);
+        place.write(&format!("datasets/{name}.json"), &manifest);
+        place.ok(&["dump", "--dataset", &name]);
+        let server = Server::start(&place, &["--jsonl-server"]);
+        let (status, body) =
+            server.post(&format!("SELECT block_num FROM {name}.logs SETTINGS stream = true"));
+        assert!(status == 400 && body.contains("`parent_hash`"), "{status} {body}");
+    }
+}

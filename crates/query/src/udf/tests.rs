@@ -439,7 +439,10 @@ async fn a_field_that_is_decoded_alone_is_that_of_the_whole() {
     ];
     let rows: Vec<_> =
         rows.iter().map(|(a, e, data, n)| format!("(X'{a}', X'{e}', X'{data}', {n})")).collect();
-    let table = format!("CREATE TABLE logs(topic1, topic2, data, n) AS VALUES {}", rows.join(", "));
+    let table = format!(
+        "CREATE TABLE logs AS SELECT * FROM (VALUES {}) AS v(topic1, topic2, data, n)",
+        rows.join(", ")
+    );
     context.sql(&table).await.unwrap().collect().await.unwrap();
     let rows_of = async |sql: &str| {
         let batches = context.sql(sql).await.unwrap().collect().await.unwrap();

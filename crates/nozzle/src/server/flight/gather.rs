@@ -21,6 +21,8 @@ pub fn gathered(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch, FlightError>> + Send + Unpin,
 ) -> impl Stream<Item = Result<RecordBatch, FlightError>> + Send {
+    // It is asked again after its end, where rows are waiting then.
+    let batches = batches.fuse();
     let gathering = Gathering { schema, batches, waiting: vec![], rows: 0, bytes: 0, error: None };
     stream::unfold(gathering, |mut gathering| async { Some((gathering.next().await?, gathering)) })
 }
