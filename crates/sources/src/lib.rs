@@ -7,6 +7,7 @@ pub mod error;
 pub mod evm;
 pub mod evm_rpc;
 pub mod failover;
+pub mod firehose;
 pub mod grpc;
 mod head;
 mod http;

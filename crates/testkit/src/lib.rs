@@ -8,6 +8,7 @@
 pub mod anvil;
 pub mod chain;
 pub mod fault;
+pub mod firehose;
 pub mod host;
 mod mainnet;
 mod parallel;

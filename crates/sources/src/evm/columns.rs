@@ -306,6 +306,59 @@ pub(crate) fn data_or_null<T: Table>(
     data_column::<T, _>(name, true, get)
 }
 
+/// Byte strings of any length, as they are.
+struct Bytes<G> {
+    get: G,
+    values: ByteStrings,
+    nulls: NullBufferBuilder,
+}
+
+impl<T, G> Values<T> for Bytes<G>
+where
+    T: Table,
+    G: for<'r, 'a> Fn(&'r T::Row<'a>) -> Result<Option<&'r [u8]>, Bad> + Send,
+{
+    fn extend(&mut self, rows: &[T::Row<'_>]) -> Result<(), BadRow> {
+        for (index, row) in rows.iter().enumerate() {
+            let bytes = (self.get)(row).map_err(|bad| (index, bad))?;
+            self.nulls.append(bytes.is_some());
+            self.values.push(bytes.unwrap_or_default()).map_err(|bad| (index, bad))?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<ArrayRef, ArrowError> {
+        Ok(Arc::new(self.values.finish(self.nulls.finish())?))
+    }
+}
+
+/// A column of byte strings of any length that are there as bytes, without nulls.
+pub(crate) fn bytes<T: Table>(
+    name: &str,
+    get: impl for<'r, 'a> Fn(&'r T::Row<'a>) -> &'r [u8] + Copy + Send + Sync + 'static,
+) -> Column<T> {
+    bytes_column::<T, _>(name, false, move |row| Ok(Some(get(row))))
+}
+
+/// A nullable column of byte strings of any length that are there as bytes.
+pub(crate) fn bytes_or_null<T: Table>(
+    name: &str,
+    get: impl for<'r, 'a> Fn(&'r T::Row<'a>) -> Option<&'r [u8]> + Copy + Send + Sync + 'static,
+) -> Column<T> {
+    bytes_column::<T, _>(name, true, move |row| Ok(get(row)))
+}
+
+fn bytes_column<T: Table, G>(name: &str, nullable: bool, get: G) -> Column<T>
+where
+    G: for<'r, 'a> Fn(&'r T::Row<'a>) -> Result<Option<&'r [u8]>, Bad> + Copy + Send + Sync + 'static,
+{
+    Column::new(name, DataType::Binary, nullable, move |rows| Bytes {
+        get,
+        values: ByteStrings::new(rows),
+        nulls: NullBufferBuilder::new(rows),
+    })
+}
+
 /// Yes or no.
 struct Flags<G> {
     get: G,
@@ -327,6 +380,15 @@ where
     fn finish(self: Box<Self>) -> Result<ArrayRef, ArrowError> {
         Ok(Arc::new(BooleanArray::from(self.values)))
     }
+}
+
+/// A column of yes or no, without nulls.
+pub(crate) fn flag<T: Table>(
+    name: &str,
+    get: impl for<'a> Fn(&T::Row<'a>) -> bool + Copy + Send + Sync + 'static,
+) -> Column<T> {
+    let get = move |row: &T::Row<'_>| Ok(Some(get(row)));
+    Column::new(name, DataType::Boolean, false, move |rows| Flags { get, values: Vec::with_capacity(rows) })
 }
 
 /// A nullable column of yes or no.

@@ -2,8 +2,6 @@
 //!
 //! Nothing here allocates, and no input is too strange to be answered with a [`Bad`].
 
-use alloy_primitives::U256;
-
 /// The greatest value that fits a `Decimal128(38, 0)`.
 pub(crate) const MAX_DECIMAL: u128 = 10_u128.pow(38) - 1;
 
@@ -138,11 +136,6 @@ pub(crate) fn decimal_overflow(text: Option<&str>) -> Result<Option<[u8; 32]>, B
     }
 }
 
-/// A quantity of up to 256 bits as decimal text.
-pub(crate) fn decimal_text(text: &str) -> Result<String, Bad> {
-    quantity_word(text).map(|word| U256::from_be_bytes(word).to_string())
-}
-
 /// Data of exactly `N` bytes.
 pub(crate) fn fixed<const N: usize>(text: &str) -> Result<[u8; N], Bad> {
     let digits = digits(text)?;
@@ -200,7 +193,6 @@ mod tests {
         assert_eq!(quantity_word("0x0abc"), Ok(word));
         assert_eq!(quantity_word(&format!("0x{}", "f".repeat(64))), Ok([0xff; 32]));
         assert_eq!(quantity_word(&format!("0x1{}", "0".repeat(64))), Err(Bad::TooLarge));
-        assert_eq!(decimal_text("0x10000000000000000").as_deref(), Ok("18446744073709551616"));
     }
 
     #[test]

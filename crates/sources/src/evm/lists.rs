@@ -1,8 +1,10 @@
-//! The columns of `transactions` that hold lists. Byte strings within lists are of the type
+//! The columns of `transactions` that hold lists: how their arrays are built, and how a node's answer fills
+//! them. Byte strings within lists are of the type
 //! Binary, whatever their length: common readers fail on fixed-size ones there.
 
 use std::sync::Arc;
 
+use alloy_primitives::U256;
 use arrow::{
     array::{ArrayRef, ListArray, NullBufferBuilder, StringArray, StructArray, UInt8Array, UInt64Array},
     buffer::{NullBuffer, OffsetBuffer},
@@ -11,7 +13,7 @@ use arrow::{
 };
 
 use super::{
-    columns::{BadRow, ByteStrings, Column, Values},
+    columns::{BadRow, ByteStrings, Column, Table, Values},
     hex::{self, Bad, required},
     json::{Access, Authorization},
     transactions::{Transactions, TxRow},
@@ -51,36 +53,91 @@ fn field(name: &str, data_type: DataType) -> Field {
     Field::new(name, data_type, false)
 }
 
-fn for_each(rows: &[TxRow<'_>], mut append: impl FnMut(&TxRow<'_>) -> Result<(), Bad>) -> Result<(), BadRow> {
-    rows.iter().enumerate().try_for_each(|(index, row)| append(row).map_err(|bad| (index, bad)))
+/// Collects the lists of a column.
+pub(crate) trait Lists: Send + 'static {
+    /// The column's name.
+    const NAME: &'static str;
+    /// What a list has in it.
+    fn item_type() -> DataType;
+    /// None yet, with room for about so many lists.
+    fn new(rows: usize) -> Self;
+    /// Ends a list; `there` is false where it is null, and so has no items.
+    fn end(&mut self, there: bool) -> Result<(), Bad>;
+    /// The array of all lists.
+    fn finish(self) -> Result<ArrayRef, ArrowError>;
 }
 
-/// The versioned hashes of a blob transaction.
-pub(crate) fn blob_versioned_hashes() -> Column<Transactions> {
-    let data_type = DataType::List(item(DataType::Binary));
-    Column::new("blob_versioned_hashes", data_type, true, |rows| BlobHashes {
-        ends: Ends::new(rows),
-        hashes: ByteStrings::new(0),
-    })
+/// A nullable column of lists; `append` appends the items of a row and says whether there is a list.
+pub(crate) fn column<T: Table, L: Lists>(
+    append: impl for<'a> Fn(&T::Row<'a>, &mut L) -> Result<bool, Bad> + Copy + Send + Sync + 'static,
+) -> Column<T> {
+    let data_type = DataType::List(item(L::item_type()));
+    Column::new(L::NAME, data_type, true, move |rows| Appended { lists: L::new(rows), append })
 }
 
-struct BlobHashes {
-    ends: Ends,
-    hashes: ByteStrings,
+struct Appended<L, G> {
+    lists: L,
+    append: G,
 }
 
-impl Values<Transactions> for BlobHashes {
-    fn extend(&mut self, rows: &[TxRow<'_>]) -> Result<(), BadRow> {
-        for_each(rows, |row| {
-            let hashes = row.tx.blob_versioned_hashes.as_deref();
-            for hash in hashes.unwrap_or_default() {
-                self.hashes.push(&hex::fixed::<32>(hash)?)?;
-            }
-            self.ends.push(self.hashes.len(), hashes.is_some())
+impl<T, L, G> Values<T> for Appended<L, G>
+where
+    T: Table,
+    L: Lists,
+    G: for<'a> Fn(&T::Row<'a>, &mut L) -> Result<bool, Bad> + Send,
+{
+    fn extend(&mut self, rows: &[T::Row<'_>]) -> Result<(), BadRow> {
+        let Self { lists, append } = self;
+        rows.iter().enumerate().try_for_each(|(index, row)| {
+            append(row, lists).and_then(|there| lists.end(there)).map_err(|bad| (index, bad))
         })
     }
 
     fn finish(self: Box<Self>) -> Result<ArrayRef, ArrowError> {
+        self.lists.finish()
+    }
+}
+
+/// The versioned hashes of a blob transaction.
+pub(crate) fn blob_versioned_hashes() -> Column<Transactions> {
+    column(|row: &TxRow<'_>, lists: &mut BlobHashes| {
+        let hashes = row.tx.blob_versioned_hashes.as_deref();
+        for hash in hashes.unwrap_or_default() {
+            lists.push(&hex::fixed::<32>(hash)?)?;
+        }
+        Ok(hashes.is_some())
+    })
+}
+
+/// Collects versioned hashes of blobs.
+pub(crate) struct BlobHashes {
+    ends: Ends,
+    hashes: ByteStrings,
+}
+
+impl BlobHashes {
+    /// Appends a hash.
+    pub fn push(&mut self, hash: &[u8; 32]) -> Result<(), Bad> {
+        self.hashes.push(hash)
+    }
+}
+
+impl Lists for BlobHashes {
+    const NAME: &'static str = "blob_versioned_hashes";
+
+    fn item_type() -> DataType {
+        DataType::Binary
+    }
+
+    fn new(rows: usize) -> Self {
+        Self { ends: Ends::new(rows), hashes: ByteStrings::new(0) }
+    }
+
+    fn end(&mut self, there: bool) -> Result<(), Bad> {
+        self.ends.push(self.hashes.len(), there)
+    }
+
+    fn finish(self) -> Result<ArrayRef, ArrowError> {
         let hashes = self.hashes.finish(None)?;
         Ok(Arc::new(self.ends.finish(item(DataType::Binary), Arc::new(hashes))?))
     }
@@ -93,16 +150,22 @@ fn access_fields() -> Fields {
 
 /// The addresses and storage keys that a transaction announces.
 pub(crate) fn access_list() -> Column<Transactions> {
-    let data_type = DataType::List(item(DataType::Struct(access_fields())));
-    Column::new("access_list", data_type, true, |rows| AccessLists {
-        ends: Ends::new(rows),
-        addresses: ByteStrings::new(0),
-        key_ends: Ends::new(0),
-        keys: ByteStrings::new(0),
+    column(|row: &TxRow<'_>, lists: &mut AccessLists| {
+        let list = row.tx.access_list.as_deref();
+        list.unwrap_or_default().iter().try_for_each(|access| push_access(access, lists))?;
+        Ok(list.is_some())
     })
 }
 
-struct AccessLists {
+fn push_access(access: &Access<'_>, lists: &mut AccessLists) -> Result<(), Bad> {
+    for key in access.storage_keys.as_deref().unwrap_or_default() {
+        lists.push_key(&hex::fixed::<32>(key)?)?;
+    }
+    lists.push(&hex::fixed::<20>(required(access.address)?)?)
+}
+
+/// Collects access lists.
+pub(crate) struct AccessLists {
     ends: Ends,
     addresses: ByteStrings,
     key_ends: Ends,
@@ -110,30 +173,43 @@ struct AccessLists {
 }
 
 impl AccessLists {
-    fn push(&mut self, access: &Access<'_>) -> Result<(), Bad> {
-        self.addresses.push(&hex::fixed::<20>(required(access.address)?)?)?;
-        for key in access.storage_keys.as_deref().unwrap_or_default() {
-            self.keys.push(&hex::fixed::<32>(key)?)?;
-        }
+    /// Appends a storage key of the address that is appended next.
+    pub fn push_key(&mut self, key: &[u8; 32]) -> Result<(), Bad> {
+        self.keys.push(key)
+    }
+
+    /// Appends an address, with the keys since the last one.
+    pub fn push(&mut self, address: &[u8; 20]) -> Result<(), Bad> {
+        self.addresses.push(address)?;
         self.key_ends.push(self.keys.len(), true)
     }
 }
 
-impl Values<Transactions> for AccessLists {
-    fn extend(&mut self, rows: &[TxRow<'_>]) -> Result<(), BadRow> {
-        for_each(rows, |row| {
-            let list = row.tx.access_list.as_deref();
-            list.unwrap_or_default().iter().try_for_each(|access| self.push(access))?;
-            self.ends.push(self.addresses.len(), list.is_some())
-        })
+impl Lists for AccessLists {
+    const NAME: &'static str = "access_list";
+
+    fn item_type() -> DataType {
+        DataType::Struct(access_fields())
     }
 
-    fn finish(self: Box<Self>) -> Result<ArrayRef, ArrowError> {
+    fn new(rows: usize) -> Self {
+        Self {
+            ends: Ends::new(rows),
+            addresses: ByteStrings::new(0),
+            key_ends: Ends::new(0),
+            keys: ByteStrings::new(0),
+        }
+    }
+
+    fn end(&mut self, there: bool) -> Result<(), Bad> {
+        self.ends.push(self.addresses.len(), there)
+    }
+
+    fn finish(self) -> Result<ArrayRef, ArrowError> {
         let addresses: ArrayRef = Arc::new(self.addresses.finish(None)?);
         let keys = self.key_ends.finish(item(DataType::Binary), Arc::new(self.keys.finish(None)?))?;
         let items = StructArray::try_new(access_fields(), vec![addresses, Arc::new(keys)], None)?;
-        let item = item(DataType::Struct(access_fields()));
-        Ok(Arc::new(self.ends.finish(item, Arc::new(items))?))
+        Ok(Arc::new(self.ends.finish(item(Self::item_type()), Arc::new(items))?))
     }
 }
 
@@ -151,19 +227,36 @@ fn authorization_fields() -> Fields {
 
 /// The accounts that let a transaction set their code.
 pub(crate) fn authorization_list() -> Column<Transactions> {
-    let data_type = DataType::List(item(DataType::Struct(authorization_fields())));
-    Column::new("authorization_list", data_type, true, |rows| Authorizations {
-        ends: Ends::new(rows),
-        chain_ids: Vec::new(),
-        addresses: ByteStrings::new(0),
-        nonces: Vec::new(),
-        y_parities: Vec::new(),
-        r: ByteStrings::new(0),
-        s: ByteStrings::new(0),
+    column(|row: &TxRow<'_>, lists: &mut Authorizations| {
+        let list = row.tx.authorization_list.as_deref();
+        list.unwrap_or_default().iter().try_for_each(|item| lists.push(&signed(item)?))?;
+        Ok(list.is_some())
     })
 }
 
-struct Authorizations {
+fn signed(authorization: &Authorization<'_>) -> Result<Signed, Bad> {
+    Ok(Signed {
+        chain_id: hex::quantity_word(required(authorization.chain_id)?)?,
+        address: hex::fixed::<20>(required(authorization.address)?)?,
+        nonce: hex::quantity_u64(required(authorization.nonce)?)?,
+        y_parity: hex::quantity_u64(required(authorization.y_parity.or(authorization.v))?)?,
+        r: hex::quantity_word(required(authorization.r)?)?,
+        s: hex::quantity_word(required(authorization.s)?)?,
+    })
+}
+
+/// An authorization, as its account has signed it; words are big-endian.
+pub(crate) struct Signed {
+    pub chain_id: [u8; 32],
+    pub address: [u8; 20],
+    pub nonce: u64,
+    pub y_parity: u64,
+    pub r: [u8; 32],
+    pub s: [u8; 32],
+}
+
+/// Collects lists of authorizations.
+pub(crate) struct Authorizations {
     ends: Ends,
     chain_ids: Vec<String>,
     addresses: ByteStrings,
@@ -174,27 +267,41 @@ struct Authorizations {
 }
 
 impl Authorizations {
-    fn push(&mut self, authorization: &Authorization<'_>) -> Result<(), Bad> {
-        self.chain_ids.push(hex::decimal_text(required(authorization.chain_id)?)?);
-        self.addresses.push(&hex::fixed::<20>(required(authorization.address)?)?)?;
-        self.nonces.push(hex::quantity_u64(required(authorization.nonce)?)?);
-        let y_parity = hex::quantity_u64(required(authorization.y_parity.or(authorization.v))?)?;
-        self.y_parities.push(u8::try_from(y_parity).map_err(|_| Bad::TooLarge)?);
-        self.r.push(&hex::quantity_word(required(authorization.r)?)?)?;
-        self.s.push(&hex::quantity_word(required(authorization.s)?)?)
+    /// Appends an authorization.
+    pub fn push(&mut self, signed: &Signed) -> Result<(), Bad> {
+        self.chain_ids.push(U256::from_be_bytes(signed.chain_id).to_string());
+        self.addresses.push(&signed.address)?;
+        self.nonces.push(signed.nonce);
+        self.y_parities.push(u8::try_from(signed.y_parity).map_err(|_| Bad::TooLarge)?);
+        self.r.push(&signed.r)?;
+        self.s.push(&signed.s)
     }
 }
 
-impl Values<Transactions> for Authorizations {
-    fn extend(&mut self, rows: &[TxRow<'_>]) -> Result<(), BadRow> {
-        for_each(rows, |row| {
-            let list = row.tx.authorization_list.as_deref();
-            list.unwrap_or_default().iter().try_for_each(|item| self.push(item))?;
-            self.ends.push(self.nonces.len(), list.is_some())
-        })
+impl Lists for Authorizations {
+    const NAME: &'static str = "authorization_list";
+
+    fn item_type() -> DataType {
+        DataType::Struct(authorization_fields())
     }
 
-    fn finish(self: Box<Self>) -> Result<ArrayRef, ArrowError> {
+    fn new(rows: usize) -> Self {
+        Self {
+            ends: Ends::new(rows),
+            chain_ids: Vec::new(),
+            addresses: ByteStrings::new(0),
+            nonces: Vec::new(),
+            y_parities: Vec::new(),
+            r: ByteStrings::new(0),
+            s: ByteStrings::new(0),
+        }
+    }
+
+    fn end(&mut self, there: bool) -> Result<(), Bad> {
+        self.ends.push(self.nonces.len(), there)
+    }
+
+    fn finish(self) -> Result<ArrayRef, ArrowError> {
         let arrays: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(&self.chain_ids)),
             Arc::new(self.addresses.finish(None)?),
@@ -204,7 +311,6 @@ impl Values<Transactions> for Authorizations {
             Arc::new(self.s.finish(None)?),
         ];
         let items = StructArray::try_new(authorization_fields(), arrays, None)?;
-        let item = item(DataType::Struct(authorization_fields()));
-        Ok(Arc::new(self.ends.finish(item, Arc::new(items))?))
+        Ok(Arc::new(self.ends.finish(item(Self::item_type()), Arc::new(items))?))
     }
 }

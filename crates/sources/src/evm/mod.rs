@@ -8,32 +8,32 @@
 //!
 //! `stored` goes the way back, from rows to an answer, to check what was written.
 
-mod blocks;
+pub(crate) mod blocks;
 mod bloom;
-mod columns;
+pub(crate) mod columns;
 mod derived;
 mod encode;
-mod full;
+pub(crate) mod full;
 mod header;
-mod hex;
-mod json;
+pub(crate) mod hex;
+pub(crate) mod json;
 mod keccak;
-mod lists;
-mod logs;
+pub(crate) mod lists;
+pub(crate) mod logs;
 mod needs;
 mod render;
-mod rlp;
+pub(crate) mod rlp;
 pub mod rows;
 mod senders;
 pub mod stored;
 pub mod tables;
-mod transactions;
-mod trie;
-mod verify;
-mod withdrawals;
+pub(crate) mod transactions;
+pub(crate) mod trie;
+pub(crate) mod verify;
+pub(crate) mod withdrawals;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use json::{Answer, RpcError};
 pub use needs::TooFewColumns;

@@ -7,7 +7,7 @@ mod corrupted;
 mod foreign;
 mod literals;
 mod naive;
-mod real;
+pub(crate) mod real;
 mod sealed;
 mod stored;
 

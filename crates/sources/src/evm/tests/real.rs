@@ -13,7 +13,7 @@ use super::*;
 
 /// The folder of recorded chains. Where it is absent a test has nothing to look at and says so;
 /// on the build machine that is a failure.
-pub(super) fn data() -> Option<PathBuf> {
+pub(crate) fn data() -> Option<PathBuf> {
     let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
     let folder = std::env::var_os("NOZZLE_TEST_DATA").map_or(default, PathBuf::from);
     if folder.is_dir() {
@@ -34,7 +34,7 @@ fn unpacked(path: PathBuf) -> impl Read {
 }
 
 /// `{"block": …, "receipts": …}` lines as the two answers they were.
-pub(super) fn lines(path: PathBuf) -> impl Iterator<Item = RawBlock> {
+pub(crate) fn lines(path: PathBuf) -> impl Iterator<Item = RawBlock> {
     BufReader::new(unpacked(path)).lines().map(|line| split_line(&line.unwrap()))
 }
 

@@ -1,0 +1,176 @@
+//! An endpoint and all that can come between.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use nozzle_core::BlockRange;
+use nozzle_testkit::firehose::{FirehoseServer, Options, made};
+
+use super::*;
+use crate::{
+    Retry, RetryPolicy, SourceError,
+    firehose::{Firehose, FirehoseConfig},
+    source::{BlockSource, Chain},
+};
+
+fn range(start: u64, end: u64) -> BlockRange {
+    BlockRange::new(start, end).unwrap()
+}
+
+fn source_with(server: &FirehoseServer, change: impl FnOnce(&mut FirehoseConfig)) -> Arc<Firehose> {
+    let mut config = FirehoseConfig::new("p", &server.url());
+    config.grpc.timeout = Duration::from_secs(10);
+    change(&mut config);
+    Arc::new(Firehose::connect(config, tables(), Verify::Links).unwrap())
+}
+
+fn source(server: &FirehoseServer) -> Arc<Firehose> {
+    source_with(server, |_| {})
+}
+
+async fn collect(source: &dyn BlockSource, range: BlockRange) -> (Vec<BlockRows>, Option<SourceError>) {
+    let mut stream = source.blocks(range);
+    let mut rows = vec![];
+    while let Some(item) = stream.next().await {
+        match item {
+            Ok(item) => rows.push(item),
+            Err(error) => return (rows, Some(error)),
+        }
+    }
+    (rows, None)
+}
+
+/// The rows of some tables as one batch each.
+fn joined(rows: &[BlockRows]) -> Vec<RecordBatch> {
+    let of = |table: usize| {
+        let batches: Vec<_> = rows.iter().map(|rows| rows.tables[table].batch.clone()).collect();
+        arrow::compute::concat_batches(batches[0].schema_ref(), &batches).unwrap()
+    };
+    (0..rows[0].tables.len()).map(of).collect()
+}
+
+fn truth(blocks: &[Served]) -> Vec<RecordBatch> {
+    joined(&[good(decoder_without_chain().decode(&payloads(blocks)))])
+}
+
+fn decoder_without_chain() -> Decoder {
+    Decoder::new("endpoint", tables(), Verify::Links, None).unwrap()
+}
+
+#[tokio::test]
+async fn the_blocks_of_a_range_come_in_order_whatever_happens() {
+    let blocks = made(0, 80, 0);
+    let policy = RetryPolicy { attempts: 20, base: Duration::from_millis(1), cap: Duration::from_millis(2) };
+    for seed in 0..12 {
+        let options = Options { disconnects: 8, repeats: 15, seed, ..Options::default() };
+        let server = FirehoseServer::start(blocks.clone(), options).await.unwrap();
+        let source = Retry::new(source(&server), policy);
+        let (rows, error) = collect(&source, range(3, 77)).await;
+        assert!(error.is_none(), "seed {seed}: {error:?}");
+        assert_eq!(joined(&rows), truth(&blocks[3..=77]), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_behind_its_cursor_and_without_it_at_the_number() {
+    let blocks = made(0, 30, 0);
+    let server = FirehoseServer::start(blocks.clone(), Options::default()).await.unwrap();
+    let source = source(&server);
+    assert!(collect(&*source, range(0, 9)).await.1.is_none());
+    assert!(collect(&*source, range(10, 19)).await.1.is_none());
+    let requests = server.requests();
+    assert!(requests[0].cursor.is_empty() && !requests[1].cursor.is_empty());
+    server.forget_cursors();
+    let error = collect(&*source, range(20, 29)).await.1.expect("an unknown cursor");
+    assert!(error.may_pass() && error.with_causes().contains("is not used again"), "{error:?}");
+    let (rows, error) = collect(&*source, range(20, 29)).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(joined(&rows), truth(&blocks[20..=29]));
+}
+
+#[tokio::test]
+async fn the_head_is_followed_and_final_blocks_are_asked_for_as_such() {
+    for has_no_fetch in [false, true] {
+        let options = Options { has_no_fetch, chain_name: "mainnet".into(), ..Options::default() };
+        let server = FirehoseServer::start(made(0, 40, 0), options).await.unwrap();
+        let source = source(&server);
+        assert_eq!(source.chain().await.unwrap(), Some(Chain::Named(vec!["mainnet".into()])));
+        let head = source.head().await.unwrap();
+        assert_eq!((head.latest.number, head.finalized.map(|block| block.number)), (40, Some(32)));
+        assert_eq!(source.block_id(40).await.unwrap(), Some(head.latest));
+        assert_eq!(source.block_id(7).await.unwrap().map(|block| block.number), Some(7));
+        let asked = server.requests().len();
+        // The newest block came with the head.
+        assert_eq!(joined(&collect(&*source, range(40, 40)).await.0), truth(&made(40, 40, 0)));
+        assert_eq!(server.requests().len(), asked);
+        collect(&*source, range(0, 32)).await;
+        collect(&*source, range(0, 33)).await;
+        let only_final: Vec<_> =
+            server.requests()[asked..].iter().map(|request| request.final_blocks_only).collect();
+        assert_eq!(only_final, [true, false]);
+        let moved = tokio::spawn({
+            let source = Arc::clone(&source);
+            async move { source.head_moved().await }
+        });
+        tokio::task::yield_now().await;
+        server.push(made(38, 45, 1));
+        tokio::time::timeout(Duration::from_secs(5), moved).await.expect("the head moves").unwrap();
+        while source.head().await.unwrap().latest.number < 45 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let forked = source.block_id(38).await.unwrap().unwrap();
+        assert_eq!(forked.hash.to_string()[2..], made(38, 38, 1)[0].id);
+    }
+}
+
+#[tokio::test]
+async fn a_number_above_the_head_has_no_block() {
+    let server = FirehoseServer::start(made(0, 3, 0), Options::default()).await.unwrap();
+    assert_eq!(source(&server).block_id(4).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_was_passed_on_and_is_undone_does_not_link() {
+    let server = FirehoseServer::start(made(0, 20, 0), Options::default()).await.unwrap();
+    let source = source(&server);
+    let mut stream = source.blocks(range(0, 40));
+    let mut last = None;
+    while last != Some(20) {
+        last = Some(stream.next().await.unwrap().unwrap().range.end());
+    }
+    server.push(made(15, 40, 1));
+    let error = stream.next().await.unwrap().expect_err("it does not link");
+    assert!(matches!(error, SourceError::NotLinked { block: 21, .. }), "{error:?}");
+    let (rows, error) = collect(&*source, range(15, 40)).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(joined(&rows), truth(&made(15, 40, 1)));
+}
+
+#[tokio::test]
+async fn secrets_are_sent_and_a_stranger_is_refused() {
+    let options =
+        Options { token: Some("tok-en".into()), api_key: Some("a-key".into()), ..Options::default() };
+    let server = FirehoseServer::start(made(0, 3, 0), options).await.unwrap();
+    let with = |token: &str, key: &str| {
+        source_with(&server, |config| {
+            config.grpc.auth_token = Some(token.into());
+            config.grpc.api_key = Some(key.into());
+        })
+    };
+    assert_eq!(with("tok-en", "a-key").head().await.unwrap().latest.number, 3);
+    for stranger in [with("tok-en", "b-key"), with("token", "a-key"), source(&server)] {
+        let error = stranger.head().await.expect_err("a stranger");
+        assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
+        let error = collect(&*stranger, range(0, 1)).await.1.expect("a stranger");
+        assert!(error.to_string().contains("check its `auth_token`"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_there_may_come_back() {
+    let server = FirehoseServer::start(made(0, 3, 0), Options::default()).await.unwrap();
+    let source = source(&server);
+    drop(server);
+    let error = source.head().await.expect_err("nobody listens");
+    assert!(error.may_pass(), "{error:?}");
+}
