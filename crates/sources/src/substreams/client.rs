@@ -95,7 +95,6 @@ impl Client {
         }
         let mut client = StreamClient::new(self.grpc.service())
             .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(self.grpc.max_message_bytes)
             .max_encoding_message_size(super::MAX_PACKAGE_BYTES);

@@ -38,8 +38,8 @@ mod wire;
 
 pub use decode::{Decoder, ModuleOutput};
 pub use layout::tables;
-pub use source::{Substreams, SubstreamsConfig};
 pub use package::{MAX_PACKAGE_BYTES, Module, ModuleKind, Package, PackageError};
+pub use source::{Substreams, SubstreamsConfig};
 
 #[cfg(test)]
 mod tests;

@@ -49,6 +49,8 @@ struct State {
     waiting: VecDeque<(Arrived, Option<BlockId>)>,
     /// Whether the endpoint has said all.
     ended: bool,
+    /// What has ended the stream behind what waits.
+    failed: Option<SourceError>,
 }
 
 impl Running {
@@ -138,11 +140,14 @@ impl State {
     }
 
     fn new(stream: Stream, previous: Option<BlockId>) -> Self {
-        Self { stream, previous, given: None, waiting: VecDeque::new(), ended: false }
+        Self { stream, previous, given: None, waiting: VecDeque::new(), ended: false, failed: None }
     }
 
     /// Waits for a block, and takes those that are there already, up to a group.
     async fn fill(&mut self, module: &Module, range: BlockRange) -> Result<(), SourceError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let mut bytes: usize = self.waiting.iter().map(|(block, _)| block.output.len()).sum();
         while !self.ended && self.waiting.len() < GROUP_BLOCKS && bytes < GROUP_BYTES {
             let next = if self.waiting.is_empty() {
@@ -161,8 +166,11 @@ impl State {
                 }
                 Ok(Some(Said::Undo(last))) => self.undo(module, last)?,
                 Ok(None) => self.ended = true,
-                // What has come is good; whoever asks again hears of it.
-                Err(_) if !self.waiting.is_empty() => break,
+                // What has come before is good.
+                Err(error) if !self.waiting.is_empty() => {
+                    self.failed = Some(error);
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -201,7 +209,10 @@ impl State {
                 found: last.hash,
             }),
             // Below what was asked for: the block before the range is another one now.
-            (_, Some(previous)) if previous.number > last.number || previous.number == last.number && previous.hash != last.hash => {
+            (_, Some(previous))
+                if previous.number > last.number
+                    || previous.number == last.number && previous.hash != last.hash =>
+            {
                 Err(SourceError::NotLinked {
                     block: previous.number.saturating_add(1),
                     expected: previous.hash,
