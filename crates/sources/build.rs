@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// All that is spoken, below `proto`.
-const PROTOS: [&str; 1] = ["sf/firehose/v2/firehose.proto"];
+const PROTOS: [&str; 2] = ["sf/firehose/v2/firehose.proto", "sf/substreams/rpc/v2/service.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -19,5 +19,6 @@ pub mod replay;
 pub mod rng;
 pub mod rpc;
 pub mod store;
+pub mod substreams;
 pub mod tcp;
 mod tools;

@@ -48,7 +48,6 @@ macro_rules! client {
             .max_decoding_message_size($grpc.max_message_bytes)
             .send_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd)
     };
 }
 

@@ -274,10 +274,12 @@ fn a_message_that_does_not_fit_names_block_table_and_field() {
 
 #[test]
 fn the_rows_of_a_block_are_bounded_in_memory() {
-    // Rows of two bytes each, with a thousand columns.
-    let fields = (1..=1000).map(|i| field(&format!("f{i}"), i, Type::Uint64)).collect();
-    let package = Package::parse(&super::package(&[file(vec![out(), message("Row", fields)])])).unwrap();
-    let error = misfit(&package, [10, 0].repeat(1 << 20));
+    // Numbers of one byte each, which stand for names of 255.
+    let row = message("Row", vec![repeated(typed("names", 1, Type::Enum, ".t.Long"))]);
+    let long = enum_of("Long", &[(&"x".repeat(255), 0)]);
+    let file = FileDescriptorProto { enum_type: vec![long], ..file(vec![out(), row]) };
+    let package = Package::parse(&super::package(&[file])).unwrap();
+    let error = misfit(&package, super::row(&[(1, Raw::Bytes(&vec![0; 4 << 20]))]));
     assert!(error.contains("the rows of the block take too much memory"), "{error}");
 }
 

@@ -1,0 +1,266 @@
+//! The rows of a range: one stream, blocks decoded in groups.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures::{
+    FutureExt,
+    stream::{self, BoxStream, StreamExt},
+};
+use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange};
+
+use super::{
+    client::{Arrived, From, Said, Stream},
+    decode::ModuleOutput,
+    source::Module,
+};
+use crate::{error::SourceError, source::BlockRows};
+
+/// With so many blocks or bytes a group is decoded, though more may be there.
+const GROUP_BLOCKS: usize = 256;
+const GROUP_BYTES: usize = 4 << 20;
+/// How far below a range its predecessor is looked for, step by step: chains skip numbers.
+const LOOKBACK: [BlockNum; 4] = [1, 32, 1024, 32_768];
+
+/// The rows of `range`; nothing is asked for before the stream is polled.
+pub(crate) fn blocks(
+    module: Arc<Module>,
+    range: BlockRange,
+) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    let running = Running { module, left: Some(range), state: None, error: None };
+    stream::unfold(running, |mut running| async { running.next().await.map(|item| (item, running)) }).boxed()
+}
+
+struct Running {
+    module: Arc<Module>,
+    /// The numbers still to come; `None` once the stream is over.
+    left: Option<BlockRange>,
+    state: Option<State>,
+    /// The error behind the rows given last.
+    error: Option<SourceError>,
+}
+
+struct State {
+    stream: Stream,
+    /// The block before the next one; `None` where the module begins.
+    previous: Option<BlockId>,
+    /// The last block that was given on, if there was one.
+    given: Option<BlockId>,
+    /// Blocks that have come and were not decoded yet, with those before them.
+    waiting: VecDeque<(Arrived, Option<BlockId>)>,
+    /// Whether the endpoint has said all.
+    ended: bool,
+    /// What has ended the stream behind what waits.
+    failed: Option<SourceError>,
+}
+
+impl Running {
+    async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
+        let left = self.left?;
+        let item = match self.error.take() {
+            Some(error) => Err(error),
+            None => self.receive(left).await,
+        };
+        self.left = match &item {
+            Ok(rows) => BlockRange::new(rows.range.end().saturating_add(1), left.end()),
+            Err(_) => None,
+        };
+        if self.left.is_none() {
+            self.state = None;
+        }
+        Some(item)
+    }
+
+    async fn receive(&mut self, left: BlockRange) -> Result<BlockRows, SourceError> {
+        let module = self.module.clone();
+        if left.end() < module.client.initial_block {
+            // Nothing is there yet; for the module these blocks are none.
+            let decoded = module.decode(left, Vec::new(), 0).await;
+            return decoded.rows.ok_or_else(|| module.client.grpc.unavailable("decoding failed".into()));
+        }
+        if self.state.is_none() {
+            self.state = Some(State::begin(&module, left).await?);
+        }
+        let Some(state) = &mut self.state else {
+            return Err(module.client.grpc.unavailable("the stream was lost".into()));
+        };
+        state.fill(&module, left).await?;
+        let group: Vec<_> = state.waiting.drain(..).collect();
+        let (range, bytes) = match group.last() {
+            None => {
+                state.check_end(&module, left).await?;
+                (left, 0)
+            }
+            Some((last, _)) => {
+                let range = BlockRange::new(left.start(), last.id.number).unwrap_or(left);
+                (range, group.iter().map(|(block, _)| block.output.len() as u64).sum())
+            }
+        };
+        let outputs: Vec<ModuleOutput> = group
+            .iter()
+            .map(|(block, before)| block.behind(before.map_or(BlockHash::ZERO, |block| block.hash)))
+            .collect();
+        let decoded = module.decode(range, outputs, bytes).await;
+        if let (Some((last, _)), None) = (group.last(), &decoded.error) {
+            state.given = Some(last.id);
+            module.remember(last.id, last.cursor.clone());
+        }
+        self.error = decoded.error;
+        match decoded.rows {
+            Some(rows) => Ok(rows),
+            None => Err(self.error.take().unwrap_or_else(|| {
+                module.client.grpc.unavailable("the module's output: there was nothing to decode".into())
+            })),
+        }
+    }
+}
+
+impl State {
+    /// Begins behind the last block that was given, where that is the one before the range and still stands;
+    /// else at the range's first block.
+    async fn begin(module: &Module, range: BlockRange) -> Result<Self, SourceError> {
+        let stop = Some(range.end().saturating_add(1));
+        let client = &module.client;
+        if let Some((before, cursor)) = module.cursor_before(range.start()) {
+            let mut stream = client.open(From::Cursor(cursor), stop).await?;
+            match stream.next().await? {
+                Some(Said::Block(block)) => {
+                    let mut state = Self::new(stream, Some(before));
+                    state.take(block, range)?;
+                    return Ok(state);
+                }
+                None => return Ok(Self { ended: true, ..Self::new(stream, Some(before)) }),
+                // It was undone in the meantime: from here on it is as if it had never been.
+                Some(Said::Undo(last)) => module.forget_above(last.number),
+            }
+        }
+        let first = range.start().max(client.initial_block);
+        let previous = last_before(module, first).await?;
+        let stream = client.open(From::Block(first), stop).await?;
+        Ok(Self::new(stream, previous))
+    }
+
+    fn new(stream: Stream, previous: Option<BlockId>) -> Self {
+        Self { stream, previous, given: None, waiting: VecDeque::new(), ended: false, failed: None }
+    }
+
+    /// Waits for a block, and takes those that are there already, up to a group.
+    async fn fill(&mut self, module: &Module, range: BlockRange) -> Result<(), SourceError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let mut bytes: usize = self.waiting.iter().map(|(block, _)| block.output.len()).sum();
+        while !self.ended && self.waiting.len() < GROUP_BLOCKS && bytes < GROUP_BYTES {
+            let next = if self.waiting.is_empty() {
+                self.stream.next().await
+            } else {
+                match self.stream.next().now_or_never() {
+                    Some(next) => next,
+                    None => break,
+                }
+            };
+            match next {
+                Ok(Some(Said::Block(block))) if block.id.number > range.end() => self.ended = true,
+                Ok(Some(Said::Block(block))) => {
+                    bytes += block.output.len();
+                    self.take(block, range)?;
+                }
+                Ok(Some(Said::Undo(last))) => self.undo(module, last)?,
+                Ok(None) => self.ended = true,
+                // What has come before is good.
+                Err(error) if !self.waiting.is_empty() => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, block: Arrived, range: BlockRange) -> Result<(), SourceError> {
+        if self.previous == Some(block.id) {
+            // Sent twice.
+            return Ok(());
+        }
+        let above = self.previous.map_or(range.start().checked_sub(1), |previous| Some(previous.number));
+        if let Some(above) = above.filter(|above| block.id.number <= *above) {
+            return Err(self.stream.malformed(
+                block.id.number,
+                &format!("it came behind block {above}, and nothing was undone"),
+            ));
+        }
+        let before = self.previous.replace(block.id);
+        self.waiting.push_back((block, before));
+        Ok(())
+    }
+
+    /// What waits is dropped; what was given on already no longer stands, which is an error.
+    fn undo(&mut self, module: &Module, last: BlockId) -> Result<(), SourceError> {
+        module.forget_above(last.number);
+        while self.waiting.back().is_some_and(|(block, _)| block.id.number > last.number) {
+            if let Some((_, before)) = self.waiting.pop_back() {
+                self.previous = before;
+            }
+        }
+        match (self.given, self.previous) {
+            (Some(given), _) if given.number > last.number => Err(SourceError::NotLinked {
+                block: given.number.saturating_add(1),
+                expected: given.hash,
+                found: last.hash,
+            }),
+            // Below what was asked for: the block before the range is another one now.
+            (_, Some(previous))
+                if previous.number > last.number
+                    || previous.number == last.number && previous.hash != last.hash =>
+            {
+                Err(SourceError::NotLinked {
+                    block: previous.number.saturating_add(1),
+                    expected: previous.hash,
+                    found: last.hash,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the numbers up to the end of the range have no blocks: a stream that ends too early is not
+    /// told from one that has nothing more to say.
+    async fn check_end(&self, module: &Module, left: BlockRange) -> Result<(), SourceError> {
+        let unavailable = |why: String| module.client.grpc.unavailable(why);
+        if !self.ended {
+            return Err(unavailable("the module's output: the stream was broken off".into()));
+        }
+        match module.head.block(left.end()).await? {
+            Some(_) => Err(unavailable(format!(
+                "the module's output: the stream ended before block {}, which is there",
+                left.end()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The last block before `first`; `None` where the module begins there, or the chain.
+async fn last_before(module: &Module, first: BlockNum) -> Result<Option<BlockId>, SourceError> {
+    let lowest = module.client.initial_block;
+    for back in LOOKBACK {
+        if first <= lowest {
+            return Ok(None);
+        }
+        let from = first.saturating_sub(back).max(lowest);
+        let mut stream = module.client.open(From::Block(from), Some(first)).await?;
+        let mut last = None;
+        while let Some(said) = stream.next().await? {
+            last = match said {
+                Said::Block(block) if block.id.number < first => Some(block.id),
+                Said::Block(_) => break,
+                Said::Undo(valid) => Some(valid).filter(|valid| valid.number < first),
+            };
+        }
+        if last.is_some() || from == lowest {
+            return Ok(last);
+        }
+    }
+    let why = format!("the module's output: there is no block in the {} before block {first}", LOOKBACK[3]);
+    Err(module.client.grpc.unavailable(why))
+}
