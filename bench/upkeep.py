@@ -51,6 +51,7 @@ def measure(history: int, rounds: int) -> tuple[dict, dict]:
         for dataset in ["eth", *TABLES]:
             dump(folder, dataset, history - 1)
         run([NOZZLE, "compact"], cwd=folder, stderr=subprocess.DEVNULL)
+        say(f"{rounds} times {NEW} blocks more")
         for turn in range(rounds):
             end = history + NEW * (turn + 1) - 1
             dump(folder, "eth", end)

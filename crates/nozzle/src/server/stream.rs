@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::RecordBatch,
+    array::{Array, ArrayRef, RecordBatch},
     datatypes::SchemaRef,
     error::ArrowError,
     ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions},
 };
 use arrow_flight::{FlightData, SchemaAsIpc};
 use axum::http::HeaderMap;
+use bytes::Bytes;
 use nozzle_core::{BlockHash, BlockId, BlockNum, Network};
 use nozzle_query::{StreamItem, StreamRange};
 use serde::Deserialize;
@@ -84,6 +85,14 @@ fn is_true(headers: &HeaderMap, name: &str) -> Result<bool, ApiError> {
     }
 }
 
+/// The bytes of a batch, which may be a part of larger arrays.
+pub fn bytes_of(batch: &RecordBatch) -> usize {
+    let size = |column: &ArrayRef| {
+        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+    };
+    batch.columns().iter().map(size).sum()
+}
+
 /// What a client is told of an item.
 pub fn told(item: &StreamItem) -> Value {
     match item {
@@ -138,9 +147,14 @@ impl Messages {
         rows: Option<RecordBatch>,
     ) -> Result<Vec<FlightData>, ArrowError> {
         let rows = rows.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&self.schema)));
-        let told: bytes::Bytes = told(item).to_string().into();
+        self.of_rows(&rows, told(item).to_string().into())
+    }
+
+    /// The messages of rows of plain types, of about [`MESSAGE_BYTES`] each where no single row has more, each with
+    /// `told` beside it.
+    pub fn of_rows(&mut self, rows: &RecordBatch, told: Bytes) -> Result<Vec<FlightData>, ArrowError> {
         let count = rows.num_rows();
-        let parts = rows.get_array_memory_size().div_ceil(MESSAGE_BYTES).clamp(1, count.max(1));
+        let parts = bytes_of(rows).div_ceil(MESSAGE_BYTES).clamp(1, count.max(1));
         let each = count.div_ceil(parts).max(1);
         let mut messages = vec![];
         for start in (0..count.max(1)).step_by(each) {

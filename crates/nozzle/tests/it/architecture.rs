@@ -20,14 +20,14 @@ const MAY_USE: [(&str, &str); 6] = [
     ),
     (
         "nozzle-sources",
-        "nozzle-core alloy-primitives alloy-rlp arrow async-trait base64 bytes const-hex futures httpdate k256 \
-         percent-encoding pulp reqwest rustls rustls-platform-verifier serde sonic-rs thiserror tokio \
-         tokio-tungstenite tracing url",
+        "nozzle-core alloy-primitives alloy-rlp arrow async-trait base64 bytes chrono const-hex futures httpdate k256 \
+         percent-encoding prost prost-types pulp reqwest rustls rustls-platform-verifier serde sonic-rs thiserror tokio \
+         tokio-tungstenite tonic tonic-prost tracing url",
     ),
     (
         "nozzle-query",
         "nozzle-core nozzle-metadata alloy-primitives arrow async-trait bytes chrono const-hex datafusion datafusion-functions-aggregate-common \
-         futures object_store parquet \
+         futures itoa object_store parquet \
          serde_json strsim thiserror tokio tracing twox-hash url",
     ),
     (

@@ -7,6 +7,8 @@ use arrow_flight::error::FlightError;
 use futures::{Stream, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
+use crate::server::stream::bytes_of;
+
 /// Rows of a batch: readers of columns are at their best with so many.
 const ROWS: usize = 32 * 1024;
 
@@ -74,11 +76,8 @@ impl<S: Stream<Item = Result<RecordBatch, FlightError>> + Unpin> Gathering<S> {
     }
 
     fn take(&mut self, batch: RecordBatch) {
-        let size = |column: &arrow::array::ArrayRef| {
-            column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
-        };
         self.rows += batch.num_rows();
-        self.bytes += batch.columns().iter().map(size).sum::<usize>();
+        self.bytes += bytes_of(&batch);
         self.waiting.push(batch);
     }
 }

@@ -15,7 +15,6 @@ use arrow_flight::{
     HandshakeRequest, HandshakeResponse, IpcMessage, PollInfo, PutResult, Result as ActionResult,
     SchemaAsIpc, SchemaResult, Ticket,
     decode::FlightRecordBatchStream,
-    encode::FlightDataEncoderBuilder,
     error::FlightError,
     flight_service_server::{FlightService, FlightServiceServer},
     sql::{
@@ -298,13 +297,23 @@ fn flight_info(schema: &Schema, ticket: Bytes, descriptor: FlightDescriptor) -> 
     Ok(info.with_endpoint(endpoint).with_descriptor(descriptor))
 }
 
-/// With the schema given, it is sent also where there is no row.
+/// The schema first, also where there is no row. The library's encoder would make lists of large lists.
 fn encoded(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch, FlightError>> + Send + 'static,
 ) -> Rows<FlightData> {
-    let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
-    Box::pin(encoded.map_err(Status::from))
+    let messages = Messages::new(schema);
+    let first = messages.schema();
+    let rest = batches.scan(messages, |messages, batch| {
+        let encoded =
+            batch.and_then(|rows| messages.of_rows(&rows, Bytes::new()).map_err(FlightError::Arrow));
+        let messages: Vec<Result<FlightData, Status>> = match encoded {
+            Ok(messages) => messages.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(Status::from(error))],
+        };
+        std::future::ready(Some(futures::stream::iter(messages)))
+    });
+    Box::pin(futures::stream::iter([Ok(first)]).chain(rest.flatten()))
 }
 
 /// A stream of answers.
