@@ -45,7 +45,7 @@ def measure(history: int, rounds: int) -> tuple[dict, dict]:
     folder = fresh(PLACE / f"upkeep-{history}")
     cpu, wall = ({name: [] for name in TABLES} for _ in range(2))
     shape = f"{history + NEW * (rounds + 1)},1,1,7"
-    with Server([TESTKIT, "replay", "--synthetic", shape, "--ignore-stdin"], stdin=subprocess.DEVNULL) as node:
+    with Server([TESTKIT, "replay", "--synthetic", shape, "--chain-id", 1337, "--ignore-stdin"], stdin=subprocess.DEVNULL) as node:
         define(folder, node.lines[0])
         say(f"{history:,} blocks of history")
         for dataset in ["eth", *TABLES]:
