@@ -2,6 +2,7 @@
 //! one arm of [`of`].
 
 mod evm_rpc;
+mod firehose;
 
 use anyhow::bail;
 use nozzle_core::{
@@ -70,8 +71,11 @@ pub trait Kind: Send + Sync {
 pub fn of(kind: DatasetKind) -> anyhow::Result<&'static dyn Kind> {
     match kind {
         DatasetKind::EvmRpc => Ok(&evm_rpc::EvmRpcKind),
-        DatasetKind::Firehose | DatasetKind::Substreams | DatasetKind::EthBeacon => {
-            bail!("datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc can")
+        DatasetKind::Firehose => Ok(&firehose::FirehoseKind),
+        DatasetKind::Substreams | DatasetKind::EthBeacon => {
+            bail!(
+                "datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc and firehose can"
+            )
         }
         DatasetKind::Manifest | DatasetKind::Sql => {
             bail!("datasets of kind `{kind}` are made of other datasets, and have no source")

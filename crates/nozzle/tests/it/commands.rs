@@ -304,7 +304,7 @@ fn manifests_are_generated_to_standard_output_a_file_or_a_folder() {
     // The ending tells the form.
     place.ok(&[&args[..], &["-o", "eth.toml"]].concat());
     assert!(std::fs::read_to_string(place.path("eth.toml")).unwrap().contains("kind = \"evm-rpc\""));
-    let said = place.run(&["generate-manifest", "--kind", "firehose", "--network", "mainnet", "--name", "x"]);
+    let said = place.run(&["generate-manifest", "--kind", "manifest", "--network", "mainnet", "--name", "x"]);
     assert_eq!(said.code, Some(1));
 }
 

@@ -20,6 +20,7 @@ mod distributed;
 mod documents;
 mod errors;
 mod faults;
+mod firehose;
 mod harness;
 mod hostile;
 mod object_stores;

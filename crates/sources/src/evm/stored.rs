@@ -81,9 +81,11 @@ impl StoredCheck {
     /// `full`, tables that do not say which of their rows belong together are not looked at.
     pub fn new(tables: Vec<TableDef>, level: Verify) -> Result<Self, TooFewColumns> {
         needs::check(&tables, level)?;
-        let is_decoded = |index: &usize| needs::takes_part(&tables, &tables[*index]);
+        let shared: Vec<Option<TableDef>> = tables.iter().map(shared).collect();
+        let is_decoded =
+            |index: &usize| shared[*index].is_some() && needs::takes_part(&tables, &tables[*index]);
         let decoded: Vec<usize> = (0..tables.len()).filter(is_decoded).collect();
-        let selected: Vec<TableDef> = decoded.iter().map(|index| tables[*index].clone()).collect();
+        let selected: Vec<TableDef> = decoded.iter().filter_map(|index| shared[*index].clone()).collect();
         let renderer = Renderer::new(&selected);
         let unknown = |error: SourceError| TooFewColumns { level, missing: error.to_string(), highest: None };
         let decoder = Decoder::new(ORIGIN, selected, level).map_err(unknown)?;
@@ -99,11 +101,11 @@ impl StoredCheck {
     /// table's schema.
     pub fn check(&self, range: BlockRange, rows: &[RecordBatch]) -> Checked {
         let mut checked = Checked::default();
-        let rows: Vec<&RecordBatch> = self.decoded.iter().map(|index| &rows[*index]).collect();
         for (table, batch) in rows.iter().enumerate() {
             let Some(why) = misplaced(range, batch) else { continue };
-            checked.bad.push(BadBlock { block: range.start(), table: Some(self.decoded[table]), why });
+            checked.bad.push(BadBlock { block: range.start(), table: Some(table), why });
         }
+        let rows: Vec<&RecordBatch> = self.decoded.iter().map(|index| &rows[*index]).collect();
         if !checked.bad.is_empty() || self.is_derived {
             return checked;
         }
@@ -176,6 +178,15 @@ impl StoredCheck {
         }
         checked.bad[first_bad..].sort_by_key(|bad| bad.block);
     }
+}
+
+/// What a table shares with that of JSON-RPC of the same name, if there is one. Firehose has more columns, all
+/// behind those, and the table `calls`, of which no root holds anything: of these only the order is checked.
+fn shared(table: &TableDef) -> Option<TableDef> {
+    let known = super::tables().into_iter().find(|known| known.name == table.name)?;
+    let names = table.schema.fields().iter().skip(1).map(|field| field.name());
+    let names: Vec<String> = names.filter(|name| known.schema.index_of(name).is_ok()).cloned().collect();
+    table.select(&names).ok()
 }
 
 /// A stored block as a node would send it.

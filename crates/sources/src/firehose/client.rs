@@ -40,8 +40,8 @@ pub(crate) struct Client {
     has_no_fetch: AtomicBool,
 }
 
-/// Names a generated client with what all of them need: compression both ways, as endpoints answer in the
-/// encoding that they were asked in.
+/// A generated client with what all of them need: the limit of messages, and compression both ways, as endpoints
+/// answer in the encoding that they were asked in.
 macro_rules! client {
     ($client:ident, $grpc:expr) => {
         $client::<Service>::new($grpc.service())

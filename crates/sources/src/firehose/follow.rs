@@ -42,6 +42,8 @@ struct State {
     final_num: Option<BlockNum>,
     /// Why the stream ended before its first block.
     error: Option<SourceError>,
+    /// Whether it has ended.
+    is_over: bool,
 }
 
 /// How far the chain is.
@@ -78,20 +80,20 @@ impl Follow {
         *locked(&self.shared.asked) = Instant::now();
         let is_fresh = self.start(client);
         let mut state = self.shared.state.subscribe();
-        let mut now = self.told(&mut state).await?;
+        let mut now = self.told(client, &mut state).await?;
         let settling = Instant::now();
         while is_fresh && settling.elapsed() < SETTLING {
             if tokio::time::timeout(SETTLED, state.changed()).await.is_err() {
                 break;
             }
-            now = self.told(&mut state).await?;
+            now = self.told(client, &mut state).await?;
         }
         Ok(now)
     }
 
-    /// Waits for a block or an error. A stream ends with an error at the latest when it was silent for too long.
-    async fn told(&self, state: &mut watch::Receiver<State>) -> Result<Now, SourceError> {
-        let is_told = |state: &State| state.tail.head().is_some() || state.error.is_some();
+    /// Waits for a block or the end of the stream, which comes at the latest when it was silent for too long.
+    async fn told(&self, client: &Client, state: &mut watch::Receiver<State>) -> Result<Now, SourceError> {
+        let is_told = |state: &State| state.tail.head().is_some() || state.is_over;
         loop {
             // The sender lives as long as this.
             state.wait_for(is_told).await.ok();
@@ -106,6 +108,9 @@ impl Follow {
             let state = state.borrow_and_update();
             if let Some(head) = state.tail.head() {
                 return Ok(Now { latest: head.link, final_num: state.final_num });
+            }
+            if state.is_over {
+                return Err(ended(client));
             }
         }
     }
@@ -149,7 +154,7 @@ async fn follow(client: Arc<Client>, shared: Arc<Shared>) {
     shared.state.send_modify(|state| {
         let was_told = state.tail.head().is_some();
         // Who asks next begins anew, and hears of it if that fails too.
-        *state = State { error: error.filter(|_| !was_told), ..State::default() };
+        *state = State { error: error.filter(|_| !was_told), is_over: true, ..State::default() };
     });
 }
 
@@ -173,5 +178,9 @@ async fn read(client: &Client, shared: &Shared) -> Result<(), SourceError> {
             return Ok(());
         }
     }
-    Err(client.unavailable("the stream of the newest blocks has ended".into()))
+    Err(ended(client))
+}
+
+fn ended(client: &Client) -> SourceError {
+    client.unavailable("the stream of the newest blocks has ended".into())
 }

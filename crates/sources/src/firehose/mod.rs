@@ -22,7 +22,7 @@ mod transactions;
 mod values;
 mod wire;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -32,6 +32,7 @@ use tokio::sync::Mutex;
 use crate::{
     error::SourceError,
     grpc::{Grpc, GrpcConfig},
+    limit::{LimitOptions, Throttle},
     source::{BlockRows, BlockSource, Chain, Head},
 };
 use client::Client;
@@ -51,12 +52,28 @@ pub struct FirehoseConfig {
     pub grpc: GrpcConfig,
     /// The id of the chain (EIP-155), where it is known. Typed transactions hold it, and do not say it here.
     pub chain_id: Option<u64>,
+    /// The most streams of ranges at a time.
+    pub concurrent_request_limit: usize,
+    /// Keeps to the limit together with other sources; absent: by itself.
+    pub throttle: Option<Throttle>,
 }
 
 impl FirehoseConfig {
-    /// The defaults of [`GrpcConfig::new`], and a chain whose id is not known.
+    /// The defaults of [`GrpcConfig::new`], a chain whose id is not known, and 16 streams at a time.
     pub fn new(provider: &str, url: &str) -> Self {
-        Self { grpc: GrpcConfig::new(provider, url), chain_id: None }
+        let grpc = GrpcConfig::new(provider, url);
+        Self { grpc, chain_id: None, concurrent_request_limit: 16, throttle: None }
+    }
+
+    /// What keeps to the limit of this source alone.
+    pub fn own_throttle(&self) -> Throttle {
+        Throttle::new(&LimitOptions {
+            requests: self.concurrent_request_limit.clamp(1, tokio::sync::Semaphore::MAX_PERMITS),
+            // A stream is not an answer that comes and goes: as many as may be are open from the start.
+            is_near: true,
+            calls_per_minute: 0,
+            patience: Duration::ZERO,
+        })
     }
 }
 
@@ -76,6 +93,8 @@ pub(crate) struct Shared {
     cursors: Cursors,
     /// The final block that was asked for last.
     finalized: Mutex<Option<BlockId>>,
+    /// What opens streams of ranges.
+    throttle: Throttle,
 }
 
 impl Firehose {
@@ -87,10 +106,13 @@ impl Firehose {
         tables: Vec<TableDef>,
         verify: Verify,
     ) -> Result<Self, SourceError> {
+        let throttle = config.throttle.clone().unwrap_or_else(|| config.own_throttle());
         let decoder = Decoder::new(&config.grpc.provider, tables, verify, config.chain_id)?;
         let client = Arc::new(Client::new(Grpc::connect(&config.grpc)?));
         let (follow, cursors, finalized) = (Follow::default(), Cursors::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { client, decoder, verify, follow, cursors, finalized }) })
+        Ok(Self {
+            shared: Arc::new(Shared { client, decoder, verify, follow, cursors, finalized, throttle }),
+        })
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     error::SourceError,
+    limit::Turn,
     pb::sf::firehose::v2::{Request, Response},
     source::{BlockRows, Decoded, check_link},
 };
@@ -192,8 +193,8 @@ enum Source {
     Here(VecDeque<Received>),
     /// A stream that is yet to be opened.
     Asked(Request),
-    /// A stream that is open.
-    Open(Box<Streaming<Response>>),
+    /// A stream that is open, and its turn among those that may be.
+    Open(Box<Streaming<Response>>, Turn),
 }
 
 impl Source {
@@ -219,11 +220,14 @@ impl Source {
                     let block = blocks.pop_front().map(Step::New);
                     return block.ok_or_else(|| ended(shared, expected));
                 }
-                Self::Asked(request) => match shared.client.stream(request.clone()).await {
-                    Ok(stream) => *self = Self::Open(Box::new(stream)),
-                    Err(error) => return Err(without_cursor(shared, request, error)),
-                },
-                Self::Open(stream) => {
+                Self::Asked(request) => {
+                    let turn = shared.throttle.limiter().turn().await;
+                    match shared.client.stream(request.clone()).await {
+                        Ok(stream) => *self = Self::Open(Box::new(stream), turn),
+                        Err(error) => return Err(without_cursor(shared, request, error)),
+                    }
+                }
+                Self::Open(stream, _) => {
                     let step = shared.client.next(stream, expected).await?;
                     return step.ok_or_else(|| ended(shared, expected));
                 }
