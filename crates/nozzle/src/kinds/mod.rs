@@ -1,6 +1,7 @@
 //! The kinds of raw datasets: what Nozzle knows of a source beside the source itself. One file a kind, and
 //! one arm of [`of`].
 
+mod eth_beacon;
 mod evm_rpc;
 
 use anyhow::bail;
@@ -70,8 +71,11 @@ pub trait Kind: Send + Sync {
 pub fn of(kind: DatasetKind) -> anyhow::Result<&'static dyn Kind> {
     match kind {
         DatasetKind::EvmRpc => Ok(&evm_rpc::EvmRpcKind),
-        DatasetKind::Firehose | DatasetKind::Substreams | DatasetKind::EthBeacon => {
-            bail!("datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc can")
+        DatasetKind::EthBeacon => Ok(&eth_beacon::EthBeaconKind),
+        DatasetKind::Firehose | DatasetKind::Substreams => {
+            bail!(
+                "datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc and eth-beacon can"
+            )
         }
         DatasetKind::Manifest | DatasetKind::Sql => {
             bail!("datasets of kind `{kind}` are made of other datasets, and have no source")
