@@ -47,6 +47,10 @@ crash runs="25":
 faults schedules="1000":
     NOZZLE_FAULT_SCHEDULES={{schedules}} scripts/test --profile long --no-capture faults::
 
+# a real beacon node with missed slots, its chain extracted and compared (downloads the node the first time)
+beacon slots="100":
+    scripts/beacon {{slots}}
+
 # the memory test: a dump's peak must not grow with the range
 bounded:
     NOZZLE_BOUNDED_TRANSACTIONS=40 scripts/test --no-capture bounded

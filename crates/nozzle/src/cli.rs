@@ -328,7 +328,7 @@ pub struct GenerateManifestArgs {
     /// The network of the blocks, such as mainnet
     #[arg(long, env = "GM_NETWORK")]
     pub network: Network,
-    /// The kind of source: evm-rpc or firehose (substreams and eth-beacon are still to come)
+    /// The kind of source: evm-rpc, firehose or eth-beacon (substreams is still to come)
     #[arg(long, env = "GM_KIND")]
     pub kind: DatasetKind,
     /// The dataset's name

@@ -37,7 +37,7 @@ pub struct GrpcConfig {
     /// `https://host:port` (TLS), `http://host:port` (plaintext), or `host:port`, which is TLS.
     pub url: String,
     /// Sent as `Authorization: Bearer <token>`.
-    pub auth_token: Option<String>,
+    pub token: Option<String>,
     /// Sent as `x-api-key`.
     pub api_key: Option<String>,
     /// How long one answer may take, and how long a stream may be silent.
@@ -52,7 +52,7 @@ impl GrpcConfig {
         Self {
             provider: provider.to_owned(),
             url: url.to_owned(),
-            auth_token: None,
+            token: None,
             api_key: None,
             timeout: Duration::from_secs(60),
             max_message_bytes: 1 << 30,
@@ -113,8 +113,7 @@ impl Grpc {
         let auth = auth(config).map_err(&refused)?;
         let host = url.host_str().unwrap_or_default().to_owned();
         let channel = channel(&url).map_err(|error| refused(format!("{error}; {CHECK_URL}")))?;
-        let mut secrets: Vec<_> =
-            [&config.auth_token, &config.api_key].into_iter().flatten().cloned().collect();
+        let mut secrets: Vec<_> = [&config.token, &config.api_key].into_iter().flatten().cloned().collect();
         secrets.extend(url.password().map(str::to_owned));
         secrets.push(url.username().to_owned());
         secrets.retain(|secret| secret.len() > 3);
@@ -160,7 +159,7 @@ impl Grpc {
         let why = format!("{what}: {} says: {words} ({:?})", self.host, status.code());
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => {
-                self.refused(format!("{why}; check its `auth_token` or `api_key`"))
+                self.refused(format!("{why}; check its `token` or `api_key`"))
             }
             Code::Unimplemented => {
                 self.refused(format!("{why}; check that `url` is the address of such an endpoint"))
@@ -226,8 +225,7 @@ pub fn check_url(text: &str) -> Result<(), String> {
 
 fn auth(config: &GrpcConfig) -> Result<Auth, String> {
     let mut headers = vec![];
-    let bearer =
-        config.auth_token.as_ref().map(|token| ("authorization", "auth_token", format!("Bearer {token}")));
+    let bearer = config.token.as_ref().map(|token| ("authorization", "token", format!("Bearer {token}")));
     let key = config.api_key.as_ref().map(|key| (API_KEY_HEADER, "api_key", key.clone()));
     for (header, name, value) in bearer.into_iter().chain(key) {
         let mut value = MetadataValue::try_from(value)
@@ -284,14 +282,14 @@ mod tests {
     #[tokio::test]
     async fn errors_say_what_to_do_and_hold_no_secret() {
         let config = GrpcConfig {
-            auth_token: Some("tok-en-1234".into()),
+            token: Some("tok-en-1234".into()),
             api_key: Some("key-5678".into()),
             ..GrpcConfig::new("p", "http://user:word@localhost:1")
         };
         let grpc = grpc(&config);
         let error = |code| grpc.error("the blocks", &Status::new(code, "no tok-en-1234, key-5678 or word\n"));
         for (code, may_pass, words) in [
-            (Code::Unauthenticated, false, "check its `auth_token`"),
+            (Code::Unauthenticated, false, "check its `token`"),
             (Code::PermissionDenied, false, "`api_key`"),
             (Code::Unimplemented, false, "check that `url`"),
             (Code::InvalidArgument, false, "the blocks: localhost says"),

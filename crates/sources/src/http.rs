@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use reqwest::{
     StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect::Policy,
 };
 use url::Url;
@@ -23,6 +23,8 @@ use crate::{
 
 /// The largest answer that is read.
 pub(crate) const MAX_ANSWER_BYTES: usize = 512 << 20;
+/// What never ends has no timeout of its own; the library wants some number.
+const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The most that is made room for before it has arrived.
 const MAX_RESERVED_BYTES: u64 = 16 << 20;
 
@@ -118,8 +120,33 @@ impl Http {
         self.send(post).await
     }
 
+    /// Gets a path below the address (`eth/v1/…`, with a query where it has one) and reads the response.
+    pub async fn get_json(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.client().get(self.below(path)).header(ACCEPT, "application/json")).await
+    }
+
+    /// Begins to get a path below the address that tells of events for as long as it is open. Only its
+    /// beginning has the timeout of a request.
+    pub async fn open_events(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        let get = self.client().get(self.below(path)).header(ACCEPT, "text/event-stream").timeout(NO_TIMEOUT);
+        let begun = tokio::time::timeout(self.timeout, get.send()).await;
+        begun.map_err(|_| no_answer(&self.address, self.timeout))?.map_err(|error| self.failure(&error))
+    }
+
     fn client(&self) -> reqwest::Client {
         self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The address with a path behind its own; its query, which may be a key, stays.
+    fn below(&self, path: &str) -> Url {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/{path}", self.url.path().trim_end_matches('/')));
+        if let Some(query) = query {
+            let own = self.url.query().map(|own| format!("{own}&")).unwrap_or_default();
+            url.set_query(Some(&format!("{own}{query}")));
+        }
+        url
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Failure> {

@@ -3,6 +3,7 @@
 //! A [`BlockSource`] streams the rows of a block range, in order, and knows the head. One folder a
 //! source; what they share lies beside them.
 
+pub mod beacon;
 pub mod error;
 pub mod evm;
 pub mod evm_rpc;
@@ -17,6 +18,7 @@ mod pb;
 mod remaining;
 pub mod retry;
 mod secrets;
+mod skips;
 pub mod source;
 pub mod substreams;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
-use nozzle_core::{BlockNum, BlockRange, block::BlockLink};
+use nozzle_core::{BlockHash, BlockNum, BlockRange, TableDef, block::BlockLink};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::{JoinError, JoinHandle, JoinSet},
@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     error::SourceError,
     limit::Turn,
+    skips,
     source::{BlockRows, Decoded, check_link},
 };
 
@@ -42,6 +43,9 @@ pub(crate) trait Blocks: Send + Sync + 'static {
     /// The provider's name.
     fn provider(&self) -> &str;
 
+    /// The tables that rows are for, in their order.
+    fn tables(&self) -> &[TableDef];
+
     /// The most requests at a time.
     fn request_limit(&self) -> usize;
 
@@ -59,6 +63,17 @@ pub(crate) trait Blocks: Send + Sync + 'static {
 
     /// The rows of blocks whose numbers follow each other; takes its time.
     fn decode(&self, blocks: &[Self::Raw]) -> Decoded;
+
+    /// The hash of the block before numbers that have none, once it is sure that the chain has skipped
+    /// them; `next` is the block right behind them, where it is known. Only for chains that skip.
+    async fn before_skipped(
+        &self,
+        skipped: BlockRange,
+        next: Option<&BlockLink>,
+    ) -> Result<BlockHash, SourceError> {
+        let _ = next;
+        Err(lost(self, &format!("the blocks {skipped} are missing")))
+    }
 }
 
 /// The error of a task that did not end as it should.
@@ -155,6 +170,8 @@ struct Running<B> {
     source: Source<B>,
     decoded: mpsc::Receiver<Result<DecodeTask, SourceError>>,
     previous: Option<BlockLink>,
+    /// Numbers without a block that were not given yet: the next block shows whether they were skipped.
+    skipped: Option<BlockRange>,
     /// The error behind the rows given last.
     error: Option<SourceError>,
     /// The numbers still to come; `None` once the stream is over.
@@ -174,17 +191,35 @@ impl<B: Blocks> Running<B> {
         let mut tasks = JoinSet::new();
         tasks.spawn(start_fetches(source.clone(), range, fetched_in));
         tasks.spawn(start_decodes(source.clone(), fetched, decoded_in));
-        Self { source, decoded, previous: None, error: None, left: Some(range), tasks }
+        Self { source, decoded, previous: None, skipped: None, error: None, left: Some(range), tasks }
     }
 
     async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
         let left = self.left?;
-        let item = self.receive().await.and_then(|rows| self.accept(rows));
+        let item = self.next_rows(left).await;
         self.left = item.as_ref().ok().and_then(|rows| BlockRange::new(rows.range.end() + 1, left.end()));
         if item.is_err() {
             self.stop();
         }
         Some(item)
+    }
+
+    async fn next_rows(&mut self, left: BlockRange) -> Result<BlockRows, SourceError> {
+        loop {
+            // What is skipped at the end is only known to be so by the blocks behind it.
+            if let Some(skipped) = self.skipped.take_if(|skipped| skipped.end() == left.end()) {
+                let hash = self.source.before_skipped(skipped, None).await?;
+                return self.accept(skips::stand_in(skipped, hash, self.source.tables()));
+            }
+            let rows = self.receive().await?;
+            let Some(taken) = skips::take(self.skipped.take(), rows, &mut self.skipped) else { continue };
+            if let (None, Some(skipped), Some(first)) =
+                (&self.previous, taken.leading, taken.rows.blocks.first())
+            {
+                self.source.before_skipped(skipped, Some(first)).await?;
+            }
+            return self.accept(taken.rows);
+        }
     }
 
     async fn receive(&mut self) -> Result<BlockRows, SourceError> {

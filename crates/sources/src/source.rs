@@ -28,7 +28,7 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
     async fn head(&self) -> Result<Head, SourceError>;
 
     /// The block that the source has at `number` now; `None` where it has none, because it is above
-    /// the head or the chain skipped it.
+    /// the head. A number that the chain skipped has the hash of the nearest block before it.
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError>;
 
     /// Whether its head and final block are the chain's own, and not those of what is stored of it.
@@ -43,7 +43,7 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
     }
 
     /// The rows of `range` in block order, without gaps between the items, each block linked to
-    /// the one before it. The caller has made sure that the head is not below the range. After an
+    /// the one before it. Numbers count as skipped only where a later block shows that they were. The caller has made sure that the head is not below the range. After an
     /// error the stream is over: call again from the block after the last one received.
     fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>>;
 }
@@ -74,7 +74,9 @@ pub struct Head {
 pub struct BlockRows {
     /// The numbers covered; those that the chain skipped are among them.
     pub range: BlockRange,
-    /// The blocks, ascending; fewer than numbers where the chain skipped some.
+    /// The blocks, ascending; fewer than numbers where the chain skipped some. Where it skipped all of
+    /// them, a stand-in without rows: the last number, with the hash of the nearest block before it as
+    /// its hash and as its parent's, so that what comes before and after links to it.
     pub blocks: Vec<BlockLink>,
     /// The rows for each of the source's tables, in the source's order.
     pub tables: Vec<TableRows>,

@@ -6,6 +6,7 @@
 //! the command that installs it.
 
 pub mod anvil;
+pub mod beacon;
 pub mod chain;
 pub mod fault;
 pub mod firehose;

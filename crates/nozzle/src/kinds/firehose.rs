@@ -24,7 +24,7 @@ struct Provider {
     /// The endpoint.
     url: String,
     /// A token for the `Authorization` header.
-    auth_token: Option<String>,
+    token: Option<String>,
     /// A key for the `x-api-key` header.
     api_key: Option<String>,
     /// Streams of ranges at most.
@@ -37,7 +37,7 @@ impl Default for Provider {
     fn default() -> Self {
         Self {
             url: String::new(),
-            auth_token: None,
+            token: None,
             api_key: None,
             concurrent_request_limit: 16,
             timeout_secs: 60.0,
@@ -45,7 +45,7 @@ impl Default for Provider {
     }
 }
 
-const KEYS: [&str; 5] = ["url", "auth_token", "api_key", "concurrent_request_limit", "timeout_secs"];
+const KEYS: [&str; 5] = ["url", "token", "api_key", "concurrent_request_limit", "timeout_secs"];
 
 /// Firehose.
 pub struct FirehoseKind;
@@ -86,7 +86,7 @@ fn config(endpoint: &Endpoint, network: Option<&Network>) -> anyhow::Result<Fire
         .map_err(anyhow::Error::msg)
         .with_context(|| format!("the URL of the provider `{}` is not valid", endpoint.name))?;
     let mut config = FirehoseConfig::new(&endpoint.name, &provider.url);
-    config.grpc.auth_token = provider.auth_token;
+    config.grpc.token = provider.token;
     config.grpc.api_key = provider.api_key;
     config.grpc.timeout = Duration::from_secs_f64(provider.timeout_secs);
     config.chain_id = network.and_then(networks::chain_id_of);

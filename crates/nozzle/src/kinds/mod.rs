@@ -1,6 +1,7 @@
 //! The kinds of raw datasets: what Nozzle knows of a source beside the source itself. One file a kind, and
 //! one arm of [`of`].
 
+mod eth_beacon;
 mod evm_rpc;
 mod firehose;
 
@@ -72,9 +73,10 @@ pub fn of(kind: DatasetKind) -> anyhow::Result<&'static dyn Kind> {
     match kind {
         DatasetKind::EvmRpc => Ok(&evm_rpc::EvmRpcKind),
         DatasetKind::Firehose => Ok(&firehose::FirehoseKind),
-        DatasetKind::Substreams | DatasetKind::EthBeacon => {
+        DatasetKind::EthBeacon => Ok(&eth_beacon::EthBeaconKind),
+        DatasetKind::Substreams => {
             bail!(
-                "datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc and firehose can"
+                "datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc, firehose and eth-beacon can"
             )
         }
         DatasetKind::Manifest | DatasetKind::Sql => {

@@ -12,7 +12,7 @@ fn place(server: &FirehoseServer) -> Place {
         r#"{"name":"fh","kind":"firehose","network":"chain-1337","verify":"links"}"#,
     );
     let keys = format!(
-        "kind = \"firehose\"\nnetwork = \"chain-1337\"\nurl = \"{}\"\nauth_token = \"tok-en\"\napi_key = \"a-key\"\n",
+        "kind = \"firehose\"\nnetwork = \"chain-1337\"\nurl = \"{}\"\ntoken = \"tok-en\"\napi_key = \"a-key\"\n",
         server.url()
     );
     place.write("providers/endpoint.toml", &keys);
@@ -87,7 +87,7 @@ async fn an_endpoint_of_another_chain_and_a_stranger_are_refused() {
     let keys = |token: &str| {
         let url = server.url();
         format!(
-            "kind = \"firehose\"\nnetwork = \"sepolia\"\nurl = \"{url}\"\nauth_token = \"{token}\"\napi_key = \"a-key\"\n"
+            "kind = \"firehose\"\nnetwork = \"sepolia\"\nurl = \"{url}\"\ntoken = \"{token}\"\napi_key = \"a-key\"\n"
         )
     };
     place.write("providers/endpoint.toml", &keys("tok-en"));
@@ -96,11 +96,7 @@ async fn an_endpoint_of_another_chain_and_a_stranger_are_refused() {
     assert!(said.stderr.contains("it serves `mainnet`, and not `sepolia`"), "{}", said.stderr);
     place.write("providers/endpoint.toml", &keys("wro-ng"));
     let said = place.run(&["dump", "--dataset", "fh"]);
-    assert!(
-        said.stderr.contains("check its `auth_token`") && !said.stderr.contains("wro-ng"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("check its `token`") && !said.stderr.contains("wro-ng"), "{}", said.stderr);
 }
 
 #[test]

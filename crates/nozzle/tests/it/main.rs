@@ -5,6 +5,7 @@
 
 mod admin;
 mod architecture;
+mod beacon;
 mod bounded;
 mod check;
 mod clients;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::{
     array::{
         Array, ArrayRef, ArrowPrimitiveType, BinaryArray, BooleanArray, FixedSizeBinaryArray,
-        NullBufferBuilder, PrimitiveArray, RecordBatch,
+        NullBufferBuilder, PrimitiveArray, RecordBatch, StringBuilder,
     },
     buffer::{Buffer, NullBuffer, OffsetBuffer},
     datatypes::{
@@ -179,7 +179,7 @@ where
 }
 
 fn fixed_width(bytes: usize) -> i32 {
-    i32::try_from(bytes).expect("the lengths in use are 20 and 32")
+    i32::try_from(bytes).expect("the lengths in use are those of hashes, addresses, keys and signatures")
 }
 
 /// A column of byte strings of one length, without nulls.
@@ -397,6 +397,37 @@ pub(crate) fn flag_or_null<T: Table>(
     get: impl for<'a> Fn(&T::Row<'a>) -> Result<Option<bool>, Bad> + Copy + Send + Sync + 'static,
 ) -> Column<T> {
     Column::new(name, DataType::Boolean, true, move |rows| Flags { get, values: Vec::with_capacity(rows) })
+}
+
+/// Text.
+struct Texts<G> {
+    get: G,
+    values: StringBuilder,
+}
+
+impl<T, G> Values<T> for Texts<G>
+where
+    T: Table,
+    G: for<'r, 'a> Fn(&'r T::Row<'a>) -> &'r str + Send,
+{
+    fn extend(&mut self, rows: &[T::Row<'_>]) -> Result<(), BadRow> {
+        for row in rows {
+            self.values.append_value((self.get)(row));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<ArrayRef, ArrowError> {
+        Ok(Arc::new(self.values.finish()))
+    }
+}
+
+/// A column of text, without nulls.
+pub(crate) fn text<T: Table>(
+    name: &str,
+    get: impl for<'r, 'a> Fn(&'r T::Row<'a>) -> &'r str + Copy + Send + Sync + 'static,
+) -> Column<T> {
+    Column::new(name, DataType::Utf8, false, move |_| Texts { get, values: StringBuilder::new() })
 }
 
 /// A table whose selected columns are known.

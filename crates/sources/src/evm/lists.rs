@@ -20,32 +20,35 @@ use super::{
 };
 
 /// Where each list of a column ends among the items of all lists.
-struct Ends {
+pub(crate) struct Ends {
     offsets: Vec<i32>,
     nulls: NullBufferBuilder,
 }
 
 impl Ends {
-    fn new(rows: usize) -> Self {
+    /// None yet, with room for about so many.
+    pub(crate) fn new(rows: usize) -> Self {
         let mut offsets = Vec::with_capacity(rows + 1);
         offsets.push(0);
         Self { offsets, nulls: NullBufferBuilder::new(rows) }
     }
 
     /// Ends a list after `items` items in all; `there` is false where the list is null.
-    fn push(&mut self, items: usize, there: bool) -> Result<(), Bad> {
+    pub(crate) fn push(&mut self, items: usize, there: bool) -> Result<(), Bad> {
         self.offsets.push(i32::try_from(items).map_err(|_| Bad::TooLarge)?);
         self.nulls.append(there);
         Ok(())
     }
 
-    fn finish(mut self, item: FieldRef, items: ArrayRef) -> Result<ListArray, ArrowError> {
+    /// The array of all lists.
+    pub(crate) fn finish(mut self, item: FieldRef, items: ArrayRef) -> Result<ListArray, ArrowError> {
         let nulls: Option<NullBuffer> = self.nulls.finish();
         ListArray::try_new(item, OffsetBuffer::new(self.offsets.into()), items, nulls)
     }
 }
 
-fn item(data_type: DataType) -> FieldRef {
+/// The field of a list's items, none of which is null.
+pub(crate) fn item(data_type: DataType) -> FieldRef {
     Arc::new(Field::new("item", data_type, false))
 }
 

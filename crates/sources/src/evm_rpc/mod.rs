@@ -147,6 +147,10 @@ impl Blocks for Node {
         self.fetch.provider()
     }
 
+    fn tables(&self) -> &[TableDef] {
+        self.decoder.tables()
+    }
+
     fn request_limit(&self) -> usize {
         self.fetch.request_limit
     }

@@ -194,7 +194,7 @@ enum Source {
     /// A stream that is yet to be opened.
     Asked(Request),
     /// A stream that is open, and its turn among those that may be.
-    Open(Box<Streaming<Response>>, Turn),
+    Open { stream: Box<Streaming<Response>>, _turn: Turn },
 }
 
 impl Source {
@@ -223,11 +223,11 @@ impl Source {
                 Self::Asked(request) => {
                     let turn = shared.throttle.limiter().turn().await;
                     match shared.client.stream(request.clone()).await {
-                        Ok(stream) => *self = Self::Open(Box::new(stream), turn),
+                        Ok(stream) => *self = Self::Open { stream: Box::new(stream), _turn: turn },
                         Err(error) => return Err(without_cursor(shared, request, error)),
                     }
                 }
-                Self::Open(stream, _) => {
+                Self::Open { stream, .. } => {
                     let step = shared.client.next(stream, expected).await?;
                     return step.ok_or_else(|| ended(shared, expected));
                 }

@@ -153,7 +153,7 @@ async fn secrets_are_sent_and_a_stranger_is_refused() {
     let server = FirehoseServer::start(made(0, 3, 0), options).await.unwrap();
     let with = |token: &str, key: &str| {
         source_with(&server, |config| {
-            config.grpc.auth_token = Some(token.into());
+            config.grpc.token = Some(token.into());
             config.grpc.api_key = Some(key.into());
         })
     };
@@ -162,7 +162,7 @@ async fn secrets_are_sent_and_a_stranger_is_refused() {
         let error = stranger.head().await.expect_err("a stranger");
         assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
         let error = collect(&*stranger, range(0, 1)).await.1.expect("a stranger");
-        assert!(error.to_string().contains("check its `auth_token`"), "{error}");
+        assert!(error.to_string().contains("check its `token`"), "{error}");
     }
 }
 

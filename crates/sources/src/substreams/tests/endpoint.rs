@@ -226,7 +226,7 @@ async fn what_the_endpoint_says_reaches_the_user() {
     );
     let package = small_package();
     let mut config = SubstreamsConfig::new("p", &server.url(), "mainnet");
-    config.grpc.auth_token = Some("s3cret".into());
+    config.grpc.token = Some("s3cret".into());
     let all = tables(&package, "out").unwrap();
     let source = Substreams::connect(config.clone(), &package, "out", all.clone(), Verify::Links).unwrap();
     server.fail_next([Fault::None, Fault::Fail(3, "panicked at src/lib.rs:7".into())]);

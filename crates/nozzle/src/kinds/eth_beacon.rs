@@ -1,0 +1,99 @@
+//! The kind `eth-beacon`.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use nozzle_core::{
+    TableDef,
+    manifest::{RawManifest, Verify},
+};
+use nozzle_sources::{
+    SharedSource, Throttle,
+    beacon::{self, Beacon, BeaconConfig},
+};
+use serde::Deserialize;
+use url::Url;
+
+use super::{Endpoint, Keys, Kind, check_common, read};
+
+/// The keys of an `eth-beacon` provider, beside `kind` and `network`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+struct Provider {
+    /// The address below which the Beacon API lies.
+    url: String,
+    /// Requests in flight at most.
+    concurrent_request_limit: u16,
+    /// Requests in a minute at most; 0: no limit.
+    rate_limit_per_minute: u32,
+    /// A token for the `Authorization` header.
+    auth_token: Option<String>,
+    /// How long one request may take.
+    timeout_secs: f64,
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            concurrent_request_limit: 64,
+            rate_limit_per_minute: 0,
+            auth_token: None,
+            timeout_secs: 30.0,
+        }
+    }
+}
+
+const KEYS: [&str; 5] =
+    ["url", "concurrent_request_limit", "rate_limit_per_minute", "auth_token", "timeout_secs"];
+
+/// Ethereum's consensus layer.
+pub struct EthBeaconKind;
+
+impl Kind for EthBeaconKind {
+    fn check(&self, keys: &Keys) -> anyhow::Result<()> {
+        let provider: Provider = read(keys, &KEYS)?;
+        check_common(&provider.url, provider.timeout_secs)?;
+        if provider.concurrent_request_limit == 0 {
+            bail!("`concurrent_request_limit` must be at least 1");
+        }
+        Ok(())
+    }
+
+    fn tables(&self, _manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
+        Ok(beacon::tables())
+    }
+
+    fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {
+        Ok(Throttle::new(&config(endpoint)?.limits()))
+    }
+
+    fn connect(
+        &self,
+        endpoint: &Endpoint,
+        _manifest: &RawManifest,
+        tables: Vec<TableDef>,
+        verify: Verify,
+    ) -> anyhow::Result<SharedSource> {
+        Ok(Arc::new(Beacon::connect(config(endpoint)?, tables, verify)?))
+    }
+}
+
+fn config(endpoint: &Endpoint) -> anyhow::Result<BeaconConfig> {
+    let provider: Provider = read(&endpoint.keys, &KEYS)?;
+    // The URL may hold a secret, so a bad one is not repeated, nor the error that may show it.
+    let url = Url::parse(&provider.url).ok().with_context(|| {
+        format!(
+            "the URL of the provider `{}` is not valid; it should look like http://localhost:5052",
+            endpoint.name
+        )
+    })?;
+    Ok(BeaconConfig {
+        concurrent_request_limit: usize::from(provider.concurrent_request_limit),
+        rate_limit_per_minute: provider.rate_limit_per_minute,
+        timeout: Duration::from_secs_f64(provider.timeout_secs),
+        auth_token: provider.auth_token,
+        throttle: endpoint.throttle.clone(),
+        ..BeaconConfig::new(&endpoint.name, url)
+    })
+}

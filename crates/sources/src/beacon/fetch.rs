@@ -1,0 +1,261 @@
+//! The questions that are asked of a node.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, block::BlockLink, manifest::Verify};
+use tokio::{sync::OnceCell, time::Instant};
+
+use super::{chain::Chain, client::Client, events::Events, json::HeaderAnswer, verify};
+use crate::{
+    error::SourceError,
+    head::{HeadWatch, Stall},
+    limit::Turn,
+    source::{Head, check_link},
+};
+
+/// So many slots are asked for side by side where a block is looked for behind skipped ones.
+const LOOKED_FOR_AT_A_TIME: usize = 8;
+
+/// What a node has at a slot.
+#[derive(Debug)]
+pub(crate) struct RawSlot {
+    pub slot: BlockNum,
+    /// The network that it is of.
+    pub chain: Arc<Chain>,
+    /// `None` where the slot was skipped, or so the node says.
+    pub block: Option<RawBlock>,
+}
+
+/// A block as the node sent it.
+#[derive(Debug)]
+pub(crate) struct RawBlock {
+    /// The answer to `/eth/v1/beacon/headers/{slot}`.
+    pub header: Bytes,
+    /// The answer to `/eth/v2/beacon/blocks/{slot}`.
+    pub block: Bytes,
+}
+
+impl RawSlot {
+    /// How many bytes the node sent.
+    pub fn size_bytes(&self) -> u64 {
+        self.block.as_ref().map_or(0, |raw| (raw.header.len() + raw.block.len()) as u64)
+    }
+}
+
+/// A node and the limits that hold for all that is asked of it.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    client: Client,
+    /// The most requests at a time.
+    pub request_limit: usize,
+    verify: Verify,
+    chain: OnceCell<Arc<Chain>>,
+    heads: Mutex<HeadWatch>,
+    events: Events,
+}
+
+impl Fetch {
+    /// Asks a node with at most `request_limit` requests at a time.
+    pub fn new(client: Client, request_limit: usize, verify: Verify) -> Self {
+        Self {
+            client,
+            request_limit,
+            verify,
+            chain: OnceCell::new(),
+            heads: Mutex::default(),
+            events: Events::default(),
+        }
+    }
+
+    /// The provider's name.
+    pub fn provider(&self) -> &str {
+        self.client.provider()
+    }
+
+    /// Waits until one more request may be under way. Requests get their turn in this order.
+    pub async fn turn(&self) -> Turn {
+        self.client.limiter().turn().await
+    }
+
+    /// What the node says of its network, asked for once; the caller has a turn.
+    async fn chain(&self) -> Result<Arc<Chain>, SourceError> {
+        let asked = self.chain.get_or_try_init(|| async {
+            let spec = self.always("eth/v1/config/spec").await?;
+            let genesis = self.always("eth/v1/beacon/genesis").await?;
+            let chain = Chain::of_answers(&spec, &genesis);
+            chain.map(Arc::new).map_err(|why| self.client.unavailable(format!("its answer {why}")))
+        });
+        asked.await.cloned()
+    }
+
+    /// The id of the execution layer's chain.
+    pub async fn chain_id(&self) -> Result<u64, SourceError> {
+        let _turn = self.turn().await;
+        let none = || self.client.refused("its `/eth/v1/config/spec` has no `DEPOSIT_CHAIN_ID`".into());
+        self.chain().await?.chain_id.ok_or_else(none)
+    }
+
+    /// The answer to a question that every node can answer.
+    async fn always(&self, path: &str) -> Result<Bytes, SourceError> {
+        let none = || self.client.unavailable(format!("it does not have `/{path}`"));
+        self.client.get(path).await?.ok_or_else(none)
+    }
+
+    /// What the node has at a slot; the caller has a turn. The header comes first, so that a skipped
+    /// slot costs one request; side by side with the block where nobody else wants the turn.
+    pub async fn raw_slot(&self, slot: BlockNum) -> Result<RawSlot, SourceError> {
+        self.ask_raw_slot(slot).await.map_err(|error| error.of_block(slot))
+    }
+
+    async fn ask_raw_slot(&self, slot: BlockNum) -> Result<RawSlot, SourceError> {
+        let chain = self.chain().await?;
+        let (header, block) =
+            (format!("eth/v1/beacon/headers/{slot}"), format!("eth/v2/beacon/blocks/{slot}"));
+        let further = self.client.limiter().further_turns(1);
+        let (header, block) = if further.is_empty() {
+            let header = self.client.get(&header).await?;
+            let block = if header.is_some() { self.client.get(&block).await? } else { None };
+            (header, block)
+        } else {
+            futures::try_join!(self.client.get(&header), self.client.get(&block))?
+        };
+        let block = match (header, block) {
+            (Some(header), Some(block)) => Some(RawBlock { header, block }),
+            (None, None) => None,
+            // One of the two was asked for before it came, or after it was reorganised away.
+            (None, Some(_)) => return Err(self.missing(slot, "the header")),
+            (Some(_), None) => return Err(self.missing(slot, "the block")),
+        };
+        Ok(RawSlot { slot, chain, block })
+    }
+
+    fn missing(&self, block: BlockNum, what: &'static str) -> SourceError {
+        SourceError::Missing { provider: self.provider().to_owned(), block, what }
+    }
+
+    /// The newest block and the newest final one.
+    pub async fn head(&self) -> Result<Head, SourceError> {
+        let (mut latest, finalized) = futures::try_join!(self.named("head"), self.named("finalized"))?;
+        if finalized.number > latest.number {
+            // Only of a chain whose head has moved in between.
+            latest = self.named("head").await?;
+            if finalized.number > latest.number {
+                let (above, head) = (finalized.number, latest.number);
+                return Err(self
+                    .client
+                    .unavailable(format!("its finalized block {above} is above its head {head}")));
+            }
+        }
+        self.watch(latest);
+        Ok(Head { latest, finalized: Some(finalized) })
+    }
+
+    /// Dials anew where the head is stuck: others may stand behind the same address.
+    fn watch(&self, latest: BlockId) {
+        let stall = self.heads.lock().unwrap_or_else(PoisonError::into_inner).note(latest, Instant::now());
+        let Some(Stall { duration, is_news }) = stall else { return };
+        if is_news {
+            let (provider, head, seconds) = (self.provider(), latest.number, duration.as_secs());
+            tracing::warn!(provider, head, seconds, "the head has stopped moving; the node is dialled anew");
+        }
+        self.client.redial();
+    }
+
+    /// Waits until the node tells of a new head.
+    pub async fn head_moved(&self) {
+        self.events.head_moved(&self.client).await;
+    }
+
+    /// The block that the node calls `head` or `finalized`. That there is none, which is no answer of a
+    /// beacon chain, is a failure: taken for a chain without finality, it would let blocks count as final
+    /// by their depth alone.
+    async fn named(&self, name: &str) -> Result<BlockId, SourceError> {
+        let _turn = self.turn().await;
+        // What has not answered before may be no node at all.
+        self.chain().await?;
+        let answer = self.always(&format!("eth/v1/beacon/headers/{name}")).await?;
+        let header = verify::header(&answer, self.verify).map_err(|problem| {
+            self.client.unavailable(format!("its {name} block cannot be used: {}", problem.why()))
+        })?;
+        Ok(verify::link(&header).id())
+    }
+
+    /// The block of a slot, a skipped one's being the block before it; `None` above the head.
+    pub async fn block_id(&self, slot: BlockNum) -> Result<Option<BlockId>, SourceError> {
+        if let Some(link) = self.link(slot).await? {
+            return Ok(Some(link.id()));
+        }
+        if self.named("head").await?.number < slot {
+            return Ok(None);
+        }
+        let Some(range) = BlockRange::new(slot, slot) else { return Ok(None) };
+        let hash = self.before_skipped(range, None).await?;
+        Ok(Some(BlockId { number: slot, hash }))
+    }
+
+    /// How the block of a slot links; `None` where there is none.
+    async fn link(&self, slot: BlockNum) -> Result<Option<BlockLink>, SourceError> {
+        let header = self.header(&slot.to_string(), slot).await?;
+        header
+            .map(|header| {
+                let link = verify::link(&header);
+                if link.number == slot {
+                    return Ok(link);
+                }
+                let why = format!("its header is of the slot {}", link.number);
+                Err(verify::Problem::Malformed(why).of_block(self.provider(), slot))
+            })
+            .transpose()
+    }
+
+    /// The header of a block by its slot or root; `slot` is for messages.
+    async fn header(&self, id: &str, slot: BlockNum) -> Result<Option<HeaderAnswer>, SourceError> {
+        let _turn = self.turn().await;
+        self.chain().await.map_err(|error| error.of_block(slot))?;
+        let answer = self.client.get(&format!("eth/v1/beacon/headers/{id}")).await;
+        let Some(answer) = answer.map_err(|error| error.of_block(slot))? else { return Ok(None) };
+        let header = verify::header(&answer, self.verify);
+        header.map(Some).map_err(|problem| problem.of_block(self.provider(), slot))
+    }
+
+    /// The root of the block before slots that the node does not have, where they were skipped and are
+    /// not only missing. `next` is the block right behind them, where it is known.
+    ///
+    /// A later block shows it, whose parent lies before them: a node that has not got them yet, or that
+    /// never had blocks so old, has no such block.
+    pub async fn before_skipped(
+        &self,
+        skipped: BlockRange,
+        next: Option<&BlockLink>,
+    ) -> Result<BlockHash, SourceError> {
+        let next = match next {
+            Some(next) => *next,
+            None => self.block_behind(skipped.end()).await?,
+        };
+        let missing =
+            || self.missing(skipped.start(), "the block, nor one that shows that its slot was skipped,");
+        let parent_root = next.parent_hash;
+        let parent = self.header(&parent_root.to_string(), skipped.start()).await?.ok_or_else(missing)?;
+        let parent = verify::link(&parent);
+        check_link(&parent, &next)?;
+        // The first slot's block is the genesis, which some nodes know by its root only.
+        let is_genesis = parent.number == 0 && skipped.start() == 0;
+        if parent.number < skipped.start() || is_genesis { Ok(parent_root) } else { Err(missing()) }
+    }
+
+    /// The first block above a slot.
+    async fn block_behind(&self, slot: BlockNum) -> Result<BlockLink, SourceError> {
+        let head = self.named("head").await?.number;
+        let mut links = stream::iter(slot.saturating_add(1)..=head)
+            .map(|slot| self.link(slot))
+            .buffered(LOOKED_FOR_AT_A_TIME);
+        while let Some(link) = links.next().await {
+            if let Some(link) = link? {
+                return Ok(link);
+            }
+        }
+        Err(self.missing(slot, "the block"))
+    }
+}
