@@ -179,8 +179,12 @@ pub(super) fn check(rows: &BlockRows, header: &Value, block: &Value, timestamp_m
             assert_eq!(column(batch, "block_root", row), *root, "{}", table.name);
             assert_eq!(column(batch, "timestamp", row), timestamp_micros, "{}", table.name);
             for (name, pointer) in *columns {
-                let expected = item.pointer(pointer).unwrap_or(&Value::Null);
-                assert_eq!(column(batch, name, row), *expected, "{name} of row {row} of {}", table.name);
+                // Addresses may be written with the sum of their digits, in large and small letters.
+                let expected = match item.pointer(pointer).unwrap_or(&Value::Null) {
+                    Value::String(text) => text.to_ascii_lowercase().into(),
+                    other => other.clone(),
+                };
+                assert_eq!(column(batch, name, row), expected, "{name} of row {row} of {}", table.name);
             }
         }
         // None is left unlooked at; `type` says what kind of request it is.
