@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Context;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -112,6 +113,23 @@ impl BeaconChain {
         let mut chain = Self::default();
         chain.extend(0..=head, skipped, 0);
         chain
+    }
+
+    /// A chain as it was recorded: a line `{"spec", "genesis"}`, then a line `{"header", "block"}` for the
+    /// answers about each block.
+    pub fn recorded(lines: &str) -> anyhow::Result<Self> {
+        let mut lines = lines.lines().map(serde_json::from_str::<Value>);
+        let first = lines.next().context("the recording is empty")??;
+        let network = Network { spec: first["spec"].clone(), genesis: first["genesis"].clone() };
+        let mut chain = Self { network, ..Self::default() };
+        for line in lines {
+            let line = line?;
+            let (header, block) = (line["header"].clone(), line["block"].clone());
+            let slot = header["data"]["header"]["message"]["slot"].as_str().context("a slot")?.parse()?;
+            let root = header["data"]["root"].as_str().context("a root")?.to_owned();
+            chain.insert(BeaconBlock { slot, root, header, block });
+        }
+        Ok(chain)
     }
 
     /// Adds blocks with made-up bodies at those of the slots that are not skipped.

@@ -185,3 +185,32 @@ async fn a_reorg_is_found_by_the_links() {
     assert_eq!(after[0].blocks[0].parent_hash, is.unwrap());
     assert_eq!(source.block_id(12).await.unwrap().unwrap().hash, ids(12)[0].unwrap());
 }
+
+/// The answers of a Lodestar 1.5.1 with the sizes of the minimal preset, two of whose eight validators did
+/// nothing, about the slots 0 to 100, from phase0 to capella.
+const RECORDED: &[u8] = include_bytes!("lodestar-1.5.1-slots-0-100.jsonl.zst");
+
+#[tokio::test]
+async fn a_recorded_chain_with_missed_slots_comes_whole() {
+    let text = String::from_utf8(zstd::decode_all(RECORDED).unwrap()).unwrap();
+    let chain = BeaconChain::recorded(&text).unwrap();
+    let slots: Vec<u64> = chain.blocks().map(|block| block.slot).collect();
+    assert!(slots.len() < 95 && slots[0] == 0, "some were missed: {slots:?}");
+    let node = BeaconNode::start(chain.clone()).unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let source = Beacon::connect(config(&node), tables(), Verify::Full).unwrap();
+    let end = *slots.last().unwrap();
+    let (numbers, error) = collect(&source, range(0, end)).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(numbers, slots);
+    let items = items(&source, range(0, end)).await;
+    let count = |table: usize| items.iter().map(|rows| rows.tables[table].batch.num_rows()).sum::<usize>();
+    let attestations =
+        |block: &Value| block["data"]["message"]["body"]["attestations"].as_array().unwrap().len();
+    assert_eq!(count(1), chain.blocks().map(|block| attestations(&block.block)).sum::<usize>());
+    assert!(count(1) > 50);
+    let mut versions: Vec<&str> =
+        chain.blocks().map(|block| block.block["version"].as_str().unwrap()).collect();
+    versions.dedup();
+    assert_eq!(versions, ["phase0", "altair", "bellatrix", "capella"]);
+}
