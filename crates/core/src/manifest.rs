@@ -100,12 +100,43 @@ pub struct RawManifest {
     /// How much is checked, where the command does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verify>,
+    /// Of kind `substreams`: the package, a path or URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// Of kind `substreams`: the module of the package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// Of kind `substreams`: parameters by module, where they are not those of the package.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<String, String>,
     /// The tables and columns to store; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<BTreeMap<TableName, Columns>>,
 }
 
 impl RawManifest {
+    /// Refuses keys that its kind does not have.
+    pub fn check_keys(&self) -> Result<(), String> {
+        let of_package = [
+            ("manifest", self.manifest.is_some()),
+            ("module", self.module.is_some()),
+            ("params", !self.params.is_empty()),
+        ];
+        if self.kind == DatasetKind::Substreams {
+            return match of_package.iter().find(|(key, is_set)| !is_set && *key != "params") {
+                Some((key, _)) => Err(format!(
+                    "a dataset of kind `substreams` needs `{key}`: `manifest` is the path or URL of a package, `module` \
+                     one of its modules"
+                )),
+                None => Ok(()),
+            };
+        }
+        match of_package.iter().find(|(_, is_set)| *is_set) {
+            Some((key, _)) => Err(format!("`{key}` is for datasets of kind `substreams`")),
+            None => Ok(()),
+        }
+    }
+
     /// The dataset and version that the manifest defines.
     pub fn reference(&self) -> DatasetRef {
         DatasetRef { name: self.name.clone(), version: Some(self.version) }
@@ -274,6 +305,32 @@ mod tests {
         assert!(select(r#"{"calls":"*"}"#).expect_err("no such table").contains("blocks, logs"));
         assert!(select(r#"{"logs":["x"]}"#).expect_err("no such column").contains("_block_num, c"));
         assert!(select("{}").expect_err("no table").contains("no table"));
+    }
+
+    #[test]
+    fn a_package_and_its_module_are_for_substreams() {
+        let check = |keys: &str| {
+            let json = format!(r#"{{"name":"x","network":"mainnet",{keys}}}"#);
+            serde_json::from_str::<RawManifest>(&json).expect("a manifest").check_keys()
+        };
+        assert_eq!(
+            check(r#""kind":"substreams","manifest":"a.spkg","module":"m","params":{"m":"x"}"#),
+            Ok(())
+        );
+        assert_eq!(check(r#""kind":"evm-rpc""#), Ok(()));
+        assert!(
+            check(r#""kind":"substreams","module":"m""#)
+                .expect_err("no package")
+                .contains("needs `manifest`")
+        );
+        assert!(
+            check(r#""kind":"substreams","manifest":"a.spkg""#)
+                .expect_err("no module")
+                .contains("needs `module`")
+        );
+        assert!(
+            check(r#""kind":"firehose","module":"m""#).expect_err("a module").contains("`module` is for")
+        );
     }
 
     #[test]

@@ -328,7 +328,7 @@ pub struct GenerateManifestArgs {
     /// The network of the blocks, such as mainnet
     #[arg(long, env = "GM_NETWORK")]
     pub network: Network,
-    /// The kind of source: evm-rpc, firehose or eth-beacon (substreams is still to come)
+    /// The kind of source: evm-rpc, firehose, substreams or eth-beacon
     #[arg(long, env = "GM_KIND")]
     pub kind: DatasetKind,
     /// The dataset's name
@@ -343,9 +343,9 @@ pub struct GenerateManifestArgs {
     /// The Substreams module (for --kind substreams)
     #[arg(long, env = "GM_SS_MODULE")]
     pub module: Option<String>,
-    /// The first block
-    #[arg(long, env = "GM_START_BLOCK", value_name = "N", default_value_t = 0)]
-    pub start_block: BlockNum,
+    /// The first block; without it 0, or with a module the one that its package names
+    #[arg(long, env = "GM_START_BLOCK", value_name = "N")]
+    pub start_block: Option<BlockNum>,
 }
 
 #[cfg(test)]

@@ -138,6 +138,7 @@ pub fn stored(value: Value) -> anyhow::Result<Manifest> {
         return Ok(Manifest::Derived(manifest));
     }
     let manifest: RawManifest = serde_json::from_value(value)?;
+    manifest.check_keys().map_err(anyhow::Error::msg)?;
     if manifest.start_block > MAX_BLOCK {
         bail!("its `start_block` {} is no block number", manifest.start_block);
     }

@@ -68,9 +68,7 @@ fn parse(name: ProviderName, json: Value, origin: ProviderOrigin) -> anyhow::Res
         Some(Value::String(region)) if is_region(&region) => Some(region),
         Some(_) => bail!("`region` must be text of letters, digits, `-`, `_` and `.`"),
     };
-    if let Ok(kind) = kinds::of(kind) {
-        kind.check(&keys)?;
-    }
+    kinds::of(kind)?.check(&keys)?;
     Ok(Provider { name, kind, network, region, config: Value::Object(keys).to_string(), origin })
 }
 

@@ -1,7 +1,7 @@
 //! `nozzle generate-manifest`: the manifest of a raw dataset, ready to be edited. Needs neither a
 //! configuration nor a database.
 
-use std::{path::Path, process::ExitCode};
+use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use nozzle_core::{
@@ -14,10 +14,24 @@ use crate::{cli::GenerateManifestArgs, folder::Folder, kinds, new_file::Readers,
 
 /// Writes a manifest.
 pub fn run(args: GenerateManifestArgs) -> anyhow::Result<ExitCode> {
-    if args.kind != DatasetKind::Substreams && (args.manifest.is_some() || args.module.is_some()) {
+    let is_substreams = args.kind == DatasetKind::Substreams;
+    if !is_substreams && (args.manifest.is_some() || args.module.is_some()) {
         bail!("--manifest and --module are for --kind substreams");
     }
-    let manifest = of_kind(args.kind, args.name, args.network, args.start_block)?;
+    if is_substreams && (args.manifest.is_none() || args.module.is_none()) {
+        bail!(
+            "--kind substreams needs --manifest, the path or URL of a package, and --module, one of its modules"
+        );
+    }
+    let mut manifest = empty(args.kind, args.name, args.network);
+    manifest.manifest = args.manifest.map(absolute);
+    manifest.module = args.module;
+    manifest.start_block = match args.start_block {
+        Some(block) => block,
+        None if is_substreams => kinds::first_block(&manifest)?,
+        None => 0,
+    };
+    let manifest = with_schema(manifest)?;
     match args.out {
         None => report::answer(&to_text(&manifest)?)?,
         Some(out) => {
@@ -43,16 +57,35 @@ pub fn of_kind(
     network: Network,
     start_block: BlockNum,
 ) -> anyhow::Result<RawManifest> {
-    let mut manifest = RawManifest {
+    with_schema(RawManifest { start_block, ..empty(kind, name, network) })
+}
+
+fn empty(kind: DatasetKind, name: DatasetName, network: Network) -> RawManifest {
+    RawManifest {
         name,
         version: DatasetVersion::default(),
         kind,
         network,
-        start_block,
+        start_block: 0,
         finalized_blocks_only: false,
         verify: None,
+        manifest: None,
+        module: None,
+        params: BTreeMap::new(),
         schema: None,
-    };
+    }
+}
+
+/// The manifest is read in other folders and by other processes than this one.
+fn absolute(place: String) -> String {
+    if place.contains("://") {
+        return place;
+    }
+    let path = std::path::absolute(&place).ok();
+    path.and_then(|path| path.to_str().map(str::to_owned)).unwrap_or(place)
+}
+
+fn with_schema(mut manifest: RawManifest) -> anyhow::Result<RawManifest> {
     let named = kinds::stored_tables(&manifest)?.into_iter().map(|table| {
         let names = table.schema.fields().iter().map(|field| field.name().clone());
         (table.name, Columns::Named(names.filter(|name| name != BLOCK_NUM).collect()))

@@ -4,6 +4,8 @@
 mod eth_beacon;
 mod evm_rpc;
 mod firehose;
+mod package;
+mod substreams;
 
 use anyhow::bail;
 use nozzle_core::{
@@ -17,6 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::config;
 pub use evm_rpc::node;
+pub use substreams::first_block;
 
 /// The keys of a provider, beside `kind` and `network`.
 pub type Keys = Map<String, Value>;
@@ -68,17 +71,13 @@ pub trait Kind: Send + Sync {
     ) -> anyhow::Result<SharedSource>;
 }
 
-/// What is known of a kind; refused are those whose rows come from no source, or not yet.
+/// What is known of a kind; refused are those whose rows come from no source.
 pub fn of(kind: DatasetKind) -> anyhow::Result<&'static dyn Kind> {
     match kind {
         DatasetKind::EvmRpc => Ok(&evm_rpc::EvmRpcKind),
         DatasetKind::Firehose => Ok(&firehose::FirehoseKind),
         DatasetKind::EthBeacon => Ok(&eth_beacon::EthBeaconKind),
-        DatasetKind::Substreams => {
-            bail!(
-                "datasets of kind `{kind}` cannot be extracted by this version of Nozzle; evm-rpc, firehose and eth-beacon can"
-            )
-        }
+        DatasetKind::Substreams => Ok(&substreams::SubstreamsKind),
         DatasetKind::Manifest | DatasetKind::Sql => {
             bail!("datasets of kind `{kind}` are made of other datasets, and have no source")
         }

@@ -21,7 +21,7 @@ const MAY_USE: [(&str, &str); 6] = [
     (
         "nozzle-sources",
         "nozzle-core alloy-primitives alloy-rlp arrow async-trait base64 bytes chrono const-hex futures httpdate k256 \
-         percent-encoding prost prost-types pulp reqwest rustls rustls-platform-verifier serde sonic-rs thiserror tokio \
+         percent-encoding prost prost-types pulp reqwest rustls rustls-platform-verifier serde sha2 sonic-rs thiserror tokio \
          tokio-tungstenite tonic tonic-prost tracing url",
     ),
     (

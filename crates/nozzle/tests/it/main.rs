@@ -33,6 +33,7 @@ mod servers;
 mod soak;
 mod sql_logic;
 mod streams;
+mod substreams;
 mod tls;
 mod transports;
 mod truth;

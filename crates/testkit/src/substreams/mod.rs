@@ -7,6 +7,7 @@
 //! ```
 
 mod chain;
+pub mod example;
 mod messages;
 mod service;
 

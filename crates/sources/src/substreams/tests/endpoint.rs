@@ -282,3 +282,22 @@ async fn real_outputs_come_through_an_endpoint() {
     let first = decoder(&package, "map_events").decode(range_of(&recorded[..1]), &recorded[..1], 0);
     assert_eq!(rows + first.rows.unwrap().tables[0].batch.num_rows(), 2510);
 }
+
+#[tokio::test]
+async fn the_example_that_other_tests_begin_with_gives_its_rows() {
+    use nozzle_testkit::substreams::example;
+    let package = Package::parse(&example::package(&["n", "fork"], 5)).unwrap();
+    let options = SubstreamsOptions { blocks: example::blocks(3, 5..=60), ..SubstreamsOptions::default() };
+    let server = SubstreamsServer::start(options).unwrap();
+    let all = tables(&package, example::MODULE).unwrap();
+    assert_eq!(
+        (all[0].name.as_str(), columns(&all[0])),
+        ("rows", vec!["n UInt64".into(), "fork UInt64".into()])
+    );
+    let config = SubstreamsConfig::new("p", &server.url(), "mainnet");
+    let source = Substreams::connect(config, &package, example::MODULE, all, Verify::None).unwrap();
+    let (links, rows, error) = collect(&source, range(0, 60)).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!((links.len(), links[0].number, links[0].parent_hash), (56, 5, BlockHash::ZERO));
+    assert_eq!(rows, (5..=60).filter(|number| number % 10 != 0).collect::<Vec<_>>());
+}
