@@ -11,7 +11,7 @@ use arrow::{
 };
 use futures::stream;
 use indicatif::HumanCount;
-use nozzle_core::{BlockRange, DatasetKind, TableDef, manifest::Manifest};
+use nozzle_core::{BlockRange, TableDef, manifest::Manifest};
 use nozzle_dump::{Check, CheckReport, Finding, Repair, RepairEnd, revision, strays, writer::Target};
 use nozzle_metadata::{Dataset, Revision};
 use nozzle_sources::evm::stored::StoredCheck;
@@ -21,7 +21,7 @@ use crate::{
     cli::CheckArgs,
     config::Config,
     context::{Context, WRITER_MEMORY_BYTES, holder},
-    definitions, output,
+    definitions, kinds, output,
     progress::{Progress, say},
     providers, report,
     shutdown::Shutdown,
@@ -85,9 +85,7 @@ impl Checking {
         };
         let tables: Vec<TableDef> = definitions::tables(&manifest)?;
         let check = match &manifest {
-            // Their blocks cannot be put together again from the tables: payloads are not stored.
-            Manifest::Raw(raw) if raw.kind == DatasetKind::EthBeacon => StoredCheck::derived(tables.clone())?,
-            Manifest::Raw(_) => StoredCheck::new(tables.clone(), args.verify)?,
+            Manifest::Raw(raw) => kinds::of(raw.kind)?.stored_check(tables.clone(), args.verify)?,
             Manifest::Derived(_) => StoredCheck::derived(tables.clone())?,
         };
         // The files themselves, not what was kept of them.

@@ -9,7 +9,7 @@ use nozzle_core::{
 };
 use nozzle_sources::{
     SharedSource, Throttle,
-    evm::tables,
+    evm::{stored::StoredCheck, tables},
     evm_rpc::{self, EvmRpc, EvmRpcConfig},
 };
 use serde::Deserialize;
@@ -86,6 +86,10 @@ impl Kind for EvmRpcKind {
 
     fn tables(&self, _manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
         Ok(tables::tables())
+    }
+
+    fn stored_check(&self, tables: Vec<TableDef>, level: Verify) -> anyhow::Result<StoredCheck> {
+        Ok(StoredCheck::new(tables, level)?)
     }
 
     fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {

@@ -9,6 +9,7 @@ use nozzle_core::{
 };
 use nozzle_sources::{
     SharedSource, Throttle,
+    evm::stored::StoredCheck,
     firehose::{Firehose, FirehoseConfig, tables},
     grpc,
 };
@@ -62,6 +63,10 @@ impl Kind for FirehoseKind {
 
     fn tables(&self, _manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
         Ok(tables())
+    }
+
+    fn stored_check(&self, tables: Vec<TableDef>, level: Verify) -> anyhow::Result<StoredCheck> {
+        Ok(StoredCheck::new(tables, level)?)
     }
 
     fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {

@@ -13,7 +13,7 @@ use nozzle_core::{
     manifest::{RawManifest, Verify},
 };
 use nozzle_query::nearest::suggestion;
-use nozzle_sources::{SharedSource, Throttle};
+use nozzle_sources::{SharedSource, Throttle, evm::stored::StoredCheck};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -57,6 +57,12 @@ pub trait Kind: Send + Sync {
 
     /// All tables that such a dataset may store.
     fn tables(&self, manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>>;
+
+    /// What stored rows are checked by. The hashes of most kinds hold more than the tables, which cannot be put
+    /// together to blocks again: whatever the level, their rows have to lie in their blocks, in order.
+    fn stored_check(&self, tables: Vec<TableDef>, _level: Verify) -> anyhow::Result<StoredCheck> {
+        Ok(StoredCheck::derived(tables)?)
+    }
 
     /// What keeps an endpoint, alone, to its limits.
     fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle>;
