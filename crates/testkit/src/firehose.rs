@@ -14,5 +14,5 @@ pub mod pb {
 
 pub use chain::Served;
 pub use files::read;
-pub use made::{fork, made};
+pub use made::{fork, made, made_on};
 pub use server::{FirehoseServer, Options};

@@ -406,7 +406,7 @@ fn bad_definitions_name_the_file_and_the_reason() {
         (manifest(r#","strat_block":1"#), ["bad.json", "strat_block"]),
         (manifest(r#","schema":{"lgos":"*"}"#), ["no table `lgos`", "blocks"]),
         (manifest(r#","schema":{"logs":["adress"]}"#), ["no column `adress`", "address"]),
-        (manifest("").replace("evm-rpc", "firehose"), ["firehose", "cannot be extracted"]),
+        (manifest("").replace("evm-rpc", "firehose"), ["no firehose provider", "chain-1337"]),
         (manifest("").replace("\"bad\"", "\"worse\""), ["bad.json", "worse"]),
         ("{".into(), ["bad.json", "not valid"]),
     ] {

@@ -1,6 +1,6 @@
 //! Datasets of the kind `firehose`, from an endpoint that forks, breaks off and repeats itself.
 
-use nozzle_testkit::firehose::{FirehoseServer, Options, made};
+use nozzle_testkit::firehose::{FirehoseServer, Options, made, made_on};
 
 use crate::harness::{Db, Place, until_stored};
 
@@ -67,7 +67,7 @@ async fn a_dump_that_follows_sees_forks_and_survives_a_kill() {
     server.push(made(28, 40, 1));
     until_stored(place.metadata().await.as_ref(), "fh", 40).await;
     running.kill();
-    server.push(made(41, 45, 1));
+    server.push(made_on(41, 45, 1, 1));
     running = place.start(&follow);
     until_stored(place.metadata().await.as_ref(), "fh", 45).await;
     running.signal("TERM");

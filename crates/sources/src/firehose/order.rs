@@ -120,9 +120,9 @@ impl Tail {
         self.blocks.back()
     }
 
-    /// Takes a block that is part of the chain now.
+    /// Takes a block that is part of the chain now. One that is known at its height is late: it takes nothing back.
     pub fn take(&mut self, block: Received) {
-        if self.blocks.back().is_some_and(|last| last.link.hash == block.link.hash) {
+        if self.at(block.link.number).is_some_and(|known| known.link.hash == block.link.hash) {
             return;
         }
         self.undo(block.link.number);
@@ -236,6 +236,7 @@ mod tests {
             tail.take(block(0, number, 0));
             tail.take(block(0, number, 0));
         }
+        tail.take(block(0, 11, 0));
         assert_eq!(head(&tail), Some((0, 13)));
         let range = |start, end| BlockRange::new(start, end).expect("a range");
         assert_eq!(tail.all_of(range(11, 13)).map(|blocks| blocks.len()), Some(3));

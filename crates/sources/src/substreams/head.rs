@@ -94,11 +94,8 @@ impl HeadWatch {
         Ok(Head { latest, finalized })
     }
 
-    /// The block at a number; `None` above the head, and where there is none.
+    /// The block at a number that is not above the head; `None` where there is none.
     pub async fn block(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
-        if number > self.latest().await?.number {
-            return Ok(None);
-        }
         let known = locked(&self.seen).blocks.get(&number).copied();
         match known {
             Some(block) => Ok(Some(block)),
@@ -127,7 +124,8 @@ impl HeadWatch {
         Ok(found)
     }
 
-    async fn latest(&self) -> Result<BlockId, SourceError> {
+    /// The newest block.
+    pub async fn latest(&self) -> Result<BlockId, SourceError> {
         let mut task = self.task.lock().await;
         locked(&self.seen).asked = Some(Instant::now());
         if task.as_ref().is_none_or(JoinHandle::is_finished) {

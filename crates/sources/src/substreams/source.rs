@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef, manifest::Verify};
+use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, TableDef, manifest::Verify};
 
 use super::{
     client::Client,
@@ -121,7 +121,18 @@ impl BlockSource for Substreams {
     }
 
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
-        self.module.head.block(number).await
+        // The first block that the module gives anything for links to no other.
+        if number < self.module.client.initial_block {
+            return Ok(Some(BlockId { number, hash: BlockHash::ZERO }));
+        }
+        if number > self.module.head.latest().await?.number {
+            return Ok(None);
+        }
+        if let Some(block) = self.module.head.block(number).await? {
+            return Ok(Some(block));
+        }
+        let before = stream::last_before(&self.module, number).await?;
+        Ok(Some(BlockId { number, hash: before.map_or(BlockHash::ZERO, |block| block.hash) }))
     }
 
     async fn head_moved(&self) {

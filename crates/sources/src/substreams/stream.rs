@@ -241,7 +241,7 @@ impl State {
 }
 
 /// The last block before `first`; `None` where the module begins there, or the chain.
-async fn last_before(module: &Module, first: BlockNum) -> Result<Option<BlockId>, SourceError> {
+pub(super) async fn last_before(module: &Module, first: BlockNum) -> Result<Option<BlockId>, SourceError> {
     let lowest = module.client.initial_block;
     for back in LOOKBACK {
         if first <= lowest {

@@ -20,8 +20,13 @@ fn hash(fork: u8, number: u64) -> Vec<u8> {
 /// The blocks from `start` to `end` of the chain `fork`. Each has a transaction with a log and a call; of a fork the first follows the block
 /// before it of the chain 0.
 pub fn made(start: u64, end: u64, fork: u8) -> Vec<Served> {
+    made_on(start, end, fork, 0)
+}
+
+/// As [`made`]; the first follows the block before it of the chain `parent`.
+pub fn made_on(start: u64, end: u64, fork: u8, parent: u8) -> Vec<Served> {
     let block = |number: u64| {
-        let parent_fork = if number == start { 0 } else { fork };
+        let parent_fork = if number == start { parent } else { fork };
         let parent = number.checked_sub(1).map_or(vec![0; 32], |parent| hash(parent_fork, parent));
         served(&block(number, fork, parent), number.saturating_sub(FINAL_BEHIND))
     };

@@ -3,8 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use nozzle_core::BlockRange;
-use nozzle_testkit::firehose::{FirehoseServer, Options, made};
+use nozzle_core::{BlockRange, block::BlockLink};
+use nozzle_testkit::{
+    firehose::{FirehoseServer, Options, made, made_on},
+    rng::Rng,
+};
 
 use super::*;
 use crate::{
@@ -173,4 +176,62 @@ async fn an_endpoint_that_is_not_there_may_come_back() {
     drop(server);
     let error = source.head().await.expect_err("nobody listens");
     assert!(error.may_pass(), "{error:?}");
+}
+
+/// What a dump does, without files: it looks for the last block that it has in common with the chain, and goes
+/// on from there.
+async fn one_round(source: &Firehose, stored: &mut Vec<BlockLink>) -> Result<(), SourceError> {
+    let head = source.head().await?.latest;
+    while let Some(last) = stored.last() {
+        if source.block_id(last.number).await?.is_some_and(|block| block.hash == last.hash) {
+            break;
+        }
+        stored.pop();
+    }
+    let next = stored.last().map_or(0, |last| last.number + 1);
+    let Some(range) = BlockRange::new(next, head.number) else { return Ok(()) };
+    let mut stream = source.blocks(range);
+    while let Some(rows) = stream.next().await {
+        let rows = rows?;
+        assert_eq!(
+            rows.range.start(),
+            stored.last().map_or(0, |last| last.number + 1),
+            "no hole, nothing twice"
+        );
+        if stored.last().is_some_and(|last| last.hash != rows.blocks[0].parent_hash) {
+            return Ok(());
+        }
+        stored.extend(rows.blocks);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn schedules_of_forks_and_disconnects_end_on_the_chain() {
+    for seed in 0..6 {
+        let mut rng = Rng::new(seed);
+        let options = Options { disconnects: 5, repeats: 10, seed, ..Options::default() };
+        let server = FirehoseServer::start(made(0, 20, 0), options).await.unwrap();
+        let source = source(&server);
+        let (mut forks, mut stored) = (vec![0_u8; 21], vec![]);
+        for fork in 1..=12 {
+            one_round(&source, &mut stored).await.ok();
+            let first = forks.len() - rng.below(6) as usize;
+            let end = first + 2 + rng.below(8) as usize;
+            server.push(made_on(first as u64, end as u64, fork, forks[first - 1]));
+            forks.truncate(first);
+            forks.resize(end + 1, fork);
+        }
+        let expected: Vec<_> =
+            forks.iter().zip(0..).map(|(fork, n)| made(n, n, *fork)[0].id.clone()).collect();
+        for round in 0.. {
+            one_round(&source, &mut stored).await.ok();
+            let found: Vec<_> = stored.iter().map(|link| link.hash.to_string()[2..].to_owned()).collect();
+            if found == expected {
+                break;
+            }
+            assert!(round < 500, "seed {seed}: {found:?}, and not {expected:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
