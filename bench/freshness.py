@@ -23,7 +23,7 @@ DATASET = "anvil"
 TRANSACTIONS_PER_BLOCK = 20
 ASK_EVERY_S = 0.005
 WRITTEN = re.compile(r"written.* files_us=(\d+) metadata_us=(\d+)")
-COMMITTED = re.compile(r"^(\S+Z) .*committed.* sequence=(\d+) last=(\d+)")
+COMMITTED = re.compile(r"(?m)^(\S+Z) .*committed.* sequence=(\d+) last=(\d+)")
 
 
 class Http:
