@@ -1,23 +1,19 @@
 //! Functions of the engine whose results can be as large as a number in the query says. No limit of memory knows
 //! of them while they are made, so that one call could end the process: too large ones are refused before.
 
-use std::sync::Arc;
-
 use arrow::{
     array::{Array, ArrayRef, AsArray},
     compute::cast,
-    datatypes::{DataType, FieldRef, Int64Type},
+    datatypes::{DataType, Int64Type},
 };
 use datafusion::{
     common::exec_err,
     error::{DataFusionError, Result},
-    execution::FunctionRegistry,
-    logical_expr::{
-        ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-        Signature,
-    },
+    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF},
     prelude::SessionContext,
 };
+
+use super::wrapped::{Around, wrap};
 
 /// What one call of a batch of rows may make, in bytes of text or in items of lists.
 const MOST: i128 = 32 << 20;
@@ -45,69 +41,30 @@ const FUNCTIONS: [(&str, Makes); 7] = [
 
 /// Puts the bounded functions in the place of the engine's.
 pub(super) fn register(context: &SessionContext) {
-    for (name, makes) in FUNCTIONS {
-        if let Ok(engine) = context.udf(name) {
-            context.register_udf(ScalarUDF::new_from_impl(Bounded { engine, makes }));
-        }
-    }
+    FUNCTIONS.into_iter().for_each(|(name, makes)| wrap(context, name, makes));
 }
 
-/// A function of the engine with a bound.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Bounded {
-    engine: Arc<ScalarUDF>,
-    makes: Makes,
-}
-
-impl ScalarUDFImpl for Bounded {
-    fn name(&self) -> &str {
-        self.engine.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.engine.aliases()
-    }
-
-    fn signature(&self) -> &Signature {
-        self.engine.signature()
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.engine.return_type(types)
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        self.engine.return_field_from_args(args)
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        self.engine.coerce_types(types)
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.engine.documentation()
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+impl Around for Makes {
+    fn call(&self, engine: &ScalarUDF, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let made = self.made(&args)?;
         if made > MOST {
             return exec_err!(
                 "`{}` would make {made} bytes or items at once, and {MOST} are the most",
-                self.name()
+                engine.name()
             );
         }
-        self.engine.invoke_with_args(args)
+        engine.invoke_with_args(args)
     }
 }
 
-impl Bounded {
+impl Makes {
     /// How much a call makes, of all its rows; 0 where it is not counted by numbers.
     fn made(&self, args: &ScalarFunctionArgs) -> Result<i128> {
         let Some(first) = args.args.first() else { return Ok(0) };
         let (first, second) = (first.to_array(args.number_rows)?, args.args.get(1));
         let second = second.map(|second| second.to_array(args.number_rows)).transpose()?;
-        let sizes: Vec<i128> = match (self.makes, &second) {
-            (Makes::Repeated, Some(times)) => {
+        let sizes: Vec<i128> = match (self, &second) {
+            (Self::Repeated, Some(times)) => {
                 let lengths = lengths(&first)?;
                 numbers(times)?
                     .into_iter()
@@ -115,8 +72,8 @@ impl Bounded {
                     .map(|(times, length)| times.max(0) * length)
                     .collect()
             }
-            (Makes::Filled, Some(sizes)) => numbers(sizes)?,
-            (Makes::Steps, stop) if first.data_type().is_integer() => {
+            (Self::Filled, Some(sizes)) => numbers(sizes)?,
+            (Self::Steps, stop) if first.data_type().is_integer() => {
                 let steps = args.args.get(2).map(|step| step.to_array(args.number_rows)).transpose()?;
                 let steps = steps.as_ref().map(numbers).transpose()?.unwrap_or_else(|| vec![1; first.len()]);
                 let ends: Vec<_> = match stop {

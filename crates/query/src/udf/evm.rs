@@ -75,8 +75,7 @@ impl Function for DecodeLog {
         let event = planned(EventSignature::parse(called.text(4)?))?;
         let mut columns = vec![];
         for (index, named) in event.indexed.iter().enumerate() {
-            let topics = called.array(index)?;
-            columns.push(decode::topic(&named.ty, &rows_of_bytes("a topic", &topics)?));
+            columns.push(decode::topic(&named.ty, &called.array(index)?)?);
         }
         let data = called.array(3)?;
         columns.extend(decode::parameters(&event.body, &rows_of_bytes("the data", &data)?).0);

@@ -63,10 +63,11 @@ impl Function for DecodeLogField {
     fn run(called: &Called) -> Result<ArrayRef> {
         let (event, field) = (event(called.text(1)?)?, called.text(2)?);
         let bytes = called.array(0)?;
-        let rows = rows_of_bytes("what is decoded", &bytes)?;
         match place(&event, field) {
-            Some(Place::Topic(index)) => Ok(decode::topic(&event.indexed[index].ty, &rows)),
-            Some(Place::Data(index)) => Ok(decode::parameter(&event.body, index, &rows)),
+            Some(Place::Topic(index)) => decode::topic(&event.indexed[index].ty, &bytes),
+            Some(Place::Data(index)) => {
+                Ok(decode::parameter(&event.body, index, &rows_of_bytes("the data", &bytes)?))
+            }
             None => Err(missing(field)),
         }
     }

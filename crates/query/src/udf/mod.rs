@@ -11,10 +11,12 @@ mod encode;
 mod evm;
 mod field;
 mod function;
+mod runs;
 mod sum;
 mod sum_u256;
 mod text;
 mod u256;
+mod wrapped;
 
 use std::sync::Arc;
 
@@ -47,6 +49,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
 pub(crate) fn register(context: &SessionContext) {
     functions().into_iter().for_each(|function| context.register_udf((*function).clone()));
     bounded::register(context);
+    runs::register(context);
     context.register_udaf(sum::checked());
     context.register_udaf(sum_u256::sum_u256());
     context.register_udaf(attestation::attestation_hash());
