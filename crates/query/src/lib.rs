@@ -18,6 +18,7 @@ mod chain;
 mod clauses;
 mod depth;
 pub mod derive;
+mod equality;
 pub mod error;
 mod feed;
 pub mod footers;

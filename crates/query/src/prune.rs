@@ -12,11 +12,11 @@ use datafusion::{
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use parquet::{
     arrow::{arrow_reader::ArrowReaderOptions, async_reader::AsyncFileReader},
-    bloom_filter::Sbbf,
     errors::Result as ParquetResult,
     file::metadata::{ColumnChunkMetaData, PageIndexPolicy, RowGroupMetaData},
-    file::statistics::Statistics,
 };
+
+use crate::equality::{Wanted, bloom, lies_within};
 
 /// Filters that are read at once.
 const READS_UNDER_WAY: usize = 64;
@@ -26,13 +26,6 @@ const MIN_FILES: usize = 4;
 
 /// More values than this are no look-up.
 const MAX_VALUES: usize = 64;
-
-/// A column of hashes, and the values of which a row must have one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    column: String,
-    values: Vec<Vec<u8>>,
-}
 
 /// What the filters ask of columns whose values hardly ever repeat from file to file. Others, such as
 /// addresses, may be in all of them, and their filters would be read twice.
@@ -133,27 +126,16 @@ async fn group_may_hold(
     for Wanted { column, values } in wanted {
         let is_column = |chunk: &&ColumnChunkMetaData| chunk.column_path().parts() == [column.clone()];
         let Some(chunk) = group.columns().iter().find(is_column) else { continue };
-        let within: Vec<&Vec<u8>> = values.iter().filter(|value| lies_within(value, chunk)).collect();
+        let within: Vec<&[u8]> =
+            values.iter().map(Vec::as_slice).filter(|value| lies_within(value, chunk)).collect();
         if within.is_empty() {
             return Ok(false);
         }
-        let (Some(offset), Some(length)) = (chunk.bloom_filter_offset(), chunk.bloom_filter_length()) else {
-            continue;
-        };
-        let (Ok(offset), Ok(length)) = (u64::try_from(offset), u64::try_from(length)) else { continue };
-        let filter = Sbbf::from_bytes(&reader.get_bytes(offset..offset + length).await?)?;
-        if !within.into_iter().any(|value| filter.check(value.as_slice())) {
+        if !bloom::may_hold(reader, chunk, &within).await? {
             return Ok(false);
         }
     }
     Ok(true)
-}
-
-/// Whether a value lies between the least and the greatest of a row group.
-fn lies_within(value: &[u8], chunk: &ColumnChunkMetaData) -> bool {
-    let Some(Statistics::FixedLenByteArray(bounds)) = chunk.statistics() else { return true };
-    bounds.min_opt().is_none_or(|min| min.data() <= value)
-        && bounds.max_opt().is_none_or(|max| value <= max.data())
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use url::Url;
 
 use crate::{
     bounds::block_range,
+    equality::{EqualitySource, EqualitySourceParts},
     footers::FooterReaderFactory,
     prune,
     stores::{Stores, store_key},
@@ -194,7 +195,8 @@ impl TableProvider for SegmentTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let files = match block_range(filters, self.block_columns) {
+        let range = block_range(filters, self.block_columns);
+        let files = match range {
             Some(range) => self.files(range).await?,
             None => vec![],
         };
@@ -224,9 +226,13 @@ impl TableProvider for SegmentTable {
             global: session.config_options().execution.parquet.clone(),
             ..TableParquetOptions::default()
         };
+        let readers: Arc<dyn ParquetFileReaderFactory> = Arc::new(readers);
         let source = ParquetSource::new(Arc::clone(&self.schema))
             .with_table_parquet_options(options)
-            .with_parquet_file_reader_factory(Arc::new(readers));
+            .with_parquet_file_reader_factory(Arc::clone(&readers));
+        let range = range.unwrap_or_else(|| BlockRange::from(0));
+        let parts = EqualitySourceParts { readers, range, sorted_by: BLOCK_NUM };
+        let source = EqualitySource::new(Arc::new(source), parts);
         let statistics = total_statistics(&files, &self.schema);
         let groups = contiguous_groups(files, session.config().target_partitions());
         let config = FileScanConfigBuilder::new(store_url(&self.location.url)?, Arc::new(source))

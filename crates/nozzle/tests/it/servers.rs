@@ -487,7 +487,8 @@ fn a_look_up_reads_little_and_says_so() {
         // A bloom filter may take a value for one that it has.
         assert!(none <= all / 20, "{column}: {none} of {all} bytes for what is nowhere");
         // Addresses and topics of this chain are in every file, and what they are told by is read beside the rows.
-        let most = if column == "tx_hash" { all / 4 } else { all + all / 10 };
+        // Hashes are read to find the row, and once more as a column of the answer.
+        let most = if column == "tx_hash" { all / 3 } else { all + all / 10 };
         assert!(found > 0 && found <= most, "{column}: {found} of {all} bytes");
     }
 }
