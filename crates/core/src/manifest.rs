@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use arrow_schema::Schema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     block::BlockNum,
     dataset::DatasetKind,
     derived::DerivedManifest,
     name::{DatasetName, DatasetRef, DatasetVersion, MAX_NAME_LEN, Network, TableName},
-    schema::TableDef,
+    schema::{TableDef, schema_from_json, schema_to_json},
 };
 
 /// How much of a block is checked before it is written.
@@ -112,6 +114,50 @@ pub struct RawManifest {
     /// The tables and columns to store; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<BTreeMap<TableName, Columns>>,
+    /// Of kind `substreams`: what the package was when the dataset was registered. Nobody writes it by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<ResolvedPackage>,
+}
+
+/// What a dataset is pinned to whose tables come from a package: they are known where the package is not, and it is
+/// noticed when the package is another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedPackage {
+    /// The package's name and version, as it says them; may be empty.
+    pub package: String,
+    /// The SHA-256 of its bytes, in hex.
+    pub sha256: String,
+    /// All tables of the module, in its order.
+    pub tables: Vec<ResolvedTable>,
+}
+
+/// A table of a package's module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedTable {
+    /// Its name.
+    pub name: TableName,
+    /// Its columns, as [`crate::schema::schema_to_json`] writes them.
+    pub schema: Value,
+}
+
+impl ResolvedPackage {
+    /// The tables, as [`Self::table_defs`] reads them back.
+    pub fn new(package: String, sha256: String, tables: &[TableDef]) -> Self {
+        let table = |table: &TableDef| ResolvedTable {
+            name: table.name.clone(),
+            schema: schema_to_json(&table.schema),
+        };
+        Self { package, sha256, tables: tables.iter().map(table).collect() }
+    }
+
+    /// All tables of the module.
+    pub fn table_defs(&self) -> Result<Vec<TableDef>, String> {
+        let table = |table: &ResolvedTable| {
+            let schema: Schema = schema_from_json(&table.schema)?;
+            Ok(TableDef { name: table.name.clone(), schema: schema.into() })
+        };
+        self.tables.iter().map(table).collect()
+    }
 }
 
 impl RawManifest {
@@ -121,9 +167,13 @@ impl RawManifest {
             ("manifest", self.manifest.is_some()),
             ("module", self.module.is_some()),
             ("params", !self.params.is_empty()),
+            ("resolved", self.resolved.is_some()),
         ];
         if self.kind == DatasetKind::Substreams {
-            return match of_package.iter().find(|(key, is_set)| !is_set && *key != "params") {
+            return match of_package
+                .iter()
+                .find(|(key, is_set)| !is_set && ["manifest", "module"].contains(key))
+            {
                 Some((key, _)) => Err(format!(
                     "a dataset of kind `substreams` needs `{key}`: `manifest` is the path or URL of a package, `module` \
                      one of its modules"
@@ -135,6 +185,11 @@ impl RawManifest {
             Some((key, _)) => Err(format!("`{key}` is for datasets of kind `substreams`")),
             None => Ok(()),
         }
+    }
+
+    /// The manifest as somebody wrote it.
+    pub fn unresolved(&self) -> Self {
+        Self { resolved: None, ..self.clone() }
     }
 
     /// The dataset and version that the manifest defines.
@@ -200,6 +255,22 @@ impl Manifest {
         match self {
             Self::Raw(raw) => raw.reference(),
             Self::Derived(derived) => derived.reference(),
+        }
+    }
+
+    /// The manifest as somebody wrote it.
+    pub fn unresolved(&self) -> Self {
+        match self {
+            Self::Raw(raw) => Self::Raw(raw.unresolved()),
+            Self::Derived(derived) => Self::Derived(derived.unresolved()),
+        }
+    }
+
+    /// Whether what was found out when it was registered is in it.
+    pub fn is_resolved(&self) -> bool {
+        match self {
+            Self::Raw(raw) => raw.resolved.is_some(),
+            Self::Derived(derived) => derived.resolved.is_some(),
         }
     }
 
@@ -331,6 +402,19 @@ mod tests {
         assert!(
             check(r#""kind":"firehose","module":"m""#).expect_err("a module").contains("`module` is for")
         );
+    }
+
+    #[test]
+    fn a_package_is_pinned_with_its_tables() {
+        let resolved = ResolvedPackage::new("pools v1.0.0".into(), "00".repeat(32), &tables());
+        let mut manifest = manifest("null").expect("a manifest");
+        manifest.resolved = Some(resolved.clone());
+        let json = serde_json::to_string(&manifest).expect("JSON");
+        let read: RawManifest = serde_json::from_str(&json).expect("a manifest");
+        let pinned = read.resolved.as_ref().expect("it is pinned");
+        assert_eq!((pinned, pinned.table_defs()), (&resolved, Ok(tables())));
+        assert!(read.check_keys().expect_err("it is for packages").contains("`resolved` is for"));
+        assert_eq!(read.unresolved().resolved, None);
     }
 
     #[test]

@@ -4,11 +4,7 @@
 //! hashes, so that resuming, reorgs, leases, jobs and compaction are the same. Its head is the watermark of what
 //! it is made of: the blocks up to which all of that is stored and linked.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::{
     array::{AsArray, RecordBatch, UInt64Array},
@@ -24,7 +20,7 @@ use nozzle_core::{
     BlockId, BlockNum, BlockRange, DatasetRef, Network, TableDef, block::BlockLink, derived::Resolved,
 };
 use nozzle_metadata::MetadataStore;
-use nozzle_query::{Engine, QueryError, Session, TableQuery, plain::plain_batch};
+use nozzle_query::{Chain, Engine, QueryError, Session, TableQuery, plain::plain_batch};
 use nozzle_sources::{BlockRows, BlockSource, Head, SourceError, TableRows};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -51,7 +47,6 @@ struct Derivation {
     tables: Vec<TableDef>,
     queries: Vec<TableQuery>,
     names: BTreeMap<String, DatasetRef>,
-    chain: DatasetRef,
     network: Network,
     start_block: BlockNum,
     most_blocks: u64,
@@ -77,7 +72,6 @@ impl DerivedSource {
             tables: resolved.tables()?,
             queries,
             names: resolved.names.clone(),
-            chain: resolved.chain.clone(),
             network: resolved.network.clone(),
             start_block: resolved.start_block,
             most_blocks: most_blocks.max(1),
@@ -104,32 +98,49 @@ impl Derivation {
         self.engine.session().await.map_err(|error| self.failed(error))
     }
 
+    /// The chain that its blocks are of.
+    fn chain(&self, session: &Session) -> Result<Chain, SourceError> {
+        let chain = session.chain_of(&self.names.values().cloned().collect());
+        let chain = chain.map_err(|error| self.failed(error))?;
+        chain.ok_or_else(|| self.unavailable("it is made of no dataset"))
+    }
+
     /// The last block up to which all that it is made of is stored and linked, at a session's moment.
-    async fn watermark(&self, session: &Session) -> Result<Option<BlockNum>, SourceError> {
-        let datasets: BTreeSet<DatasetRef> = self.names.values().chain([&self.chain]).cloned().collect();
-        session.watermark(&datasets, &self.chain).await.map_err(|error| self.failed(error))
+    async fn watermark(&self, session: &Session, chain: &Chain) -> Result<Option<BlockNum>, SourceError> {
+        let datasets = self.names.values().chain([&chain.dataset]).cloned().collect();
+        session.watermark(&datasets, chain).await.map_err(|error| self.failed(error))
     }
 
     /// The blocks of a range, with their hashes.
-    async fn links(&self, session: &Session, range: BlockRange) -> Result<Vec<BlockLink>, SourceError> {
-        session.links(&self.chain, range).await.map_err(|error| self.failed(error))
+    async fn links(
+        &self,
+        session: &Session,
+        chain: &Chain,
+        range: BlockRange,
+    ) -> Result<Vec<BlockLink>, SourceError> {
+        session.links(chain, range).await.map_err(|error| self.failed(error))
     }
 
-    /// The last block up to a number.
-    async fn block_up_to(&self, session: &Session, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
-        let last = session.last_block(&self.chain, number).await.map_err(|error| self.failed(error))?;
-        Ok(last.map(|link| link.id()))
+    /// The block at a number, where it is stored.
+    async fn block_at(
+        &self,
+        session: &Session,
+        chain: &Chain,
+        number: BlockNum,
+    ) -> Result<Option<BlockId>, SourceError> {
+        session.told_block(chain, number).await.map_err(|error| self.failed(error))
     }
 
     /// The rows of a range, all of one moment.
     async fn rows(&self, range: BlockRange) -> Result<BlockRows, SourceError> {
         let session = self.session().await?;
-        if self.watermark(&session).await?.is_none_or(|watermark| watermark < range.end()) {
+        let chain = self.chain(&session)?;
+        if self.watermark(&session, &chain).await?.is_none_or(|watermark| watermark < range.end()) {
             return Err(
                 self.unavailable(format!("what it is made of no longer reaches to block {}", range.end()))
             );
         }
-        let blocks = self.links(&session, range).await?;
+        let blocks = self.links(&session, &chain, range).await?;
         let planned = session.derive(&self.names, &self.queries).await.map_err(|error| self.failed(error))?;
         let (mut tables, mut source_bytes) = (vec![], 0);
         for table in &self.tables {
@@ -188,15 +199,16 @@ impl BlockSource for DerivedSource {
             loop {
                 commits.mark_unchanged();
                 let session = own.session().await?;
-                if let Some(watermark) = own.watermark(&session).await?
-                    && let Some(latest) = own.block_up_to(&session, watermark).await?
+                let chain = own.chain(&session)?;
+                if let Some(watermark) = own.watermark(&session, &chain).await?
+                    && let Some(latest) = own.block_at(&session, &chain, watermark).await?
                 {
-                    return Ok((session, latest));
+                    return Ok((session, chain, latest));
                 }
                 tokio::time::timeout(Duration::from_secs(1), commits.changed()).await.ok();
             }
         };
-        let (session, latest) = match tokio::time::timeout(PATIENCE, waiting).await {
+        let (session, chain, latest) = match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(found) => found?,
             Err(_) => {
                 let datasets = own.names.values().map(|dataset| format!("`{dataset}`")).collect::<Vec<_>>();
@@ -206,7 +218,7 @@ impl BlockSource for DerivedSource {
         let finality = own.metadata.finality(&own.network).await.map_err(|error| own.unavailable(error))?;
         let finalized = match finality.and_then(|known| known.finalized) {
             Some(finalized) if finalized.number >= latest.number => Some(latest),
-            Some(finalized) => own.block_up_to(&session, finalized.number).await?,
+            Some(finalized) => own.block_at(&session, &chain, finalized.number).await?,
             None => None,
         };
         Ok(Head { latest, finalized })
@@ -215,8 +227,13 @@ impl BlockSource for DerivedSource {
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
         let own = &self.0;
         let session = own.session().await?;
-        let links = own.links(&session, BlockRange::single(number)).await?;
-        Ok(links.first().map(BlockLink::id))
+        let chain = own.chain(&session)?;
+        if number.checked_add(1) == Some(chain.start) {
+            // Of the block before all others, the first one knows the hash.
+            let first = own.links(&session, &chain, BlockRange::single(chain.start)).await?;
+            return Ok(first.first().map(|first| BlockId { number, hash: first.parent_hash }));
+        }
+        own.block_at(&session, &chain, number).await
     }
 
     async fn head_moved(&self) {

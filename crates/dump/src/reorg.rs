@@ -4,6 +4,7 @@
 //! another by holes or by broken links. Within an island the blocks that the source still has are
 //! a prefix, so a few questions find the fork. Comparing happens by hash, also at equal height.
 
+use arrow::datatypes::{DataType, Field};
 use futures::TryStreamExt;
 use nozzle_core::{
     BlockHash, BlockId, BlockNum, BlockRange, Span, TableDef,
@@ -116,7 +117,9 @@ async fn block_ids(
         return Ok(vec![span.tip()]);
     }
     let hash_column = |table: &TableDef| {
-        let is_stored = |name: &&str| table.schema.index_of(name).is_ok();
+        // A package may have a column of that name for something else.
+        let is_hash = |field: &Field| *field.data_type() == DataType::FixedSizeBinary(32);
+        let is_stored = |name: &&str| table.schema.field_with_name(name).is_ok_and(is_hash);
         // Only of the table of blocks itself are these the block's own.
         let own: &[&str] = if table.name.as_str() == "blocks" { &["hash", "root"] } else { &[] };
         ["block_hash", "block_root"].into_iter().chain(own.iter().copied()).find(is_stored)

@@ -295,8 +295,10 @@ impl Run<'_> {
             let provider = self.dump.source.provider().to_owned();
             DumpError::OtherChain { provider, stored, from }
         };
-        // The final block itself is the surest witness, where the provider is so far.
+        // The final block itself is the surest witness, where the provider is so far. Of what is derived it is one for
+        // the raw dataset, which has its own hash: here that of a block without rows may be another's.
         if let Some(finalized) = known.and_then(|known| known.finalized).filter(|f| f.number <= limit.number)
+            && self.dump.source.is_of_chain()
             && let Some(theirs) = self.dump.source.block_id(finalized.number).await?
             && theirs.hash != finalized.hash
         {

@@ -121,7 +121,7 @@ pub fn parse_toml(text: &str) -> anyhow::Result<toml::Value> {
 /// A manifest as somebody wrote it, of a kind that can be extracted.
 pub fn manifest(value: Value) -> anyhow::Result<Manifest> {
     let manifest = stored(value)?;
-    if let Manifest::Derived(DerivedManifest { resolved: Some(_), .. }) = manifest {
+    if manifest.is_resolved() {
         bail!("`resolved` is written by Nozzle: leave it out");
     }
     Ok(manifest)
@@ -142,7 +142,10 @@ pub fn stored(value: Value) -> anyhow::Result<Manifest> {
     if manifest.start_block > MAX_BLOCK {
         bail!("its `start_block` {} is no block number", manifest.start_block);
     }
-    kinds::stored_tables(&manifest)?;
+    // The tables of a package are checked when it is registered, and known from then on.
+    if manifest.kind != DatasetKind::Substreams || manifest.resolved.is_some() {
+        kinds::stored_tables(&manifest)?;
+    }
     Ok(Manifest::Raw(manifest))
 }
 
@@ -159,18 +162,39 @@ pub fn tables(manifest: &Manifest) -> anyhow::Result<Vec<TableDef>> {
 
 /// Brings a manifest into the database. Running the same one again is no error.
 pub async fn register(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyhow::Result<Dataset> {
-    let reference = manifest.reference();
     // Read first: a database that may only be read still serves what is in it.
-    if let Some(known) = metadata.dataset(&reference).await?
-        && is_same(&known, manifest)
-    {
+    match registered(manifest, metadata).await? {
+        Some(known) => Ok(known),
+        None => register_new(manifest, metadata).await,
+    }
+}
+
+/// As [`register`], for somebody who may not name what this machine alone can read.
+pub async fn register_from_afar(
+    manifest: &Manifest,
+    metadata: &dyn MetadataStore,
+) -> anyhow::Result<Dataset> {
+    if let Some(known) = registered(manifest, metadata).await? {
         return Ok(known);
     }
+    if let Manifest::Raw(raw) = manifest {
+        kinds::of(raw.kind)?.check_from_afar(raw)?;
+    }
+    register_new(manifest, metadata).await
+}
+
+/// The dataset, where it is registered with this very manifest.
+async fn registered(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyhow::Result<Option<Dataset>> {
+    let known = metadata.dataset(&manifest.reference()).await?;
+    Ok(known.filter(|known| is_same(known, manifest)))
+}
+
+async fn register_new(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyhow::Result<Dataset> {
+    let reference = manifest.reference();
     let resolved = match manifest {
-        Manifest::Derived(derived) if derived.resolved.is_none() => {
-            Manifest::Derived(derived::resolve(derived, metadata).await?)
-        }
-        manifest => manifest.clone(),
+        manifest if manifest.is_resolved() => manifest.clone(),
+        Manifest::Derived(derived) => Manifest::Derived(derived::resolve(derived, metadata).await?),
+        Manifest::Raw(raw) => Manifest::Raw(resolved(raw.clone()).await?),
     };
     let dataset = NewDataset {
         name: resolved.name().clone(),
@@ -186,13 +210,20 @@ pub async fn register(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyh
     registered.with_context(|| format!("the dataset `{}` was removed while it was registered", dataset.name))
 }
 
+/// The manifest with what it is pinned to. A package may have to come from far away.
+async fn resolved(manifest: RawManifest) -> anyhow::Result<RawManifest> {
+    let resolving = tokio::task::spawn_blocking(move || -> anyhow::Result<RawManifest> {
+        let resolved = kinds::of(manifest.kind)?.resolve(&manifest)?;
+        let manifest = RawManifest { resolved, ..manifest };
+        kinds::stored_tables(&manifest)?;
+        Ok(manifest)
+    });
+    resolving.await.context("looking at what it names was broken off")?
+}
+
 /// Whether a registered dataset has this manifest.
 fn is_same(known: &Dataset, manifest: &Manifest) -> bool {
-    let as_written = |manifest: Manifest| match manifest {
-        Manifest::Derived(derived) => Manifest::Derived(derived.unresolved()),
-        raw => raw,
-    };
-    of_dataset(known).is_ok_and(|known| as_written(known) == as_written(manifest.clone()))
+    of_dataset(known).is_ok_and(|known| known.unresolved() == manifest.unresolved())
 }
 
 /// The manifest of a registered dataset.

@@ -135,6 +135,7 @@ impl DatasetSchema {
             location: location.clone(),
             scan,
             is_raw,
+            is_ordered: is_raw && self.dataset.kind != DatasetKind::Substreams,
         }))
     }
 }
@@ -158,8 +159,10 @@ impl SchemaProvider for DatasetSchema {
 /// Whether the tables of such datasets have the block's number as `block_num` too.
 pub fn is_raw(kind: DatasetKind) -> bool {
     match kind {
-        DatasetKind::EvmRpc | DatasetKind::Firehose | DatasetKind::EthBeacon => true,
-        DatasetKind::Substreams | DatasetKind::Manifest | DatasetKind::Sql => false,
+        DatasetKind::EvmRpc | DatasetKind::Firehose | DatasetKind::EthBeacon | DatasetKind::Substreams => {
+            true
+        }
+        DatasetKind::Manifest | DatasetKind::Sql => false,
     }
 }
 

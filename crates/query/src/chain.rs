@@ -1,33 +1,35 @@
 //! The blocks that stored rows are of, as a session sees them: up to where they are linked, and their hashes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::{
-    array::{AsArray, RecordBatch},
-    datatypes::UInt64Type,
-};
-use futures::TryStreamExt;
 use nozzle_core::{
-    BlockHash, BlockNum, BlockRange, DatasetKind, DatasetRef,
-    block::BlockLink,
-    chain,
-    manifest::{Columns, Manifest},
+    BlockNum, BlockRange, DatasetKind, DatasetRef, TableDef, TableName, chain,
+    dataset::{BLOCKS, ToldBy},
+    manifest::{Manifest, RawManifest},
     range::MAX_BLOCK,
-    schema::BLOCK_NUM,
 };
-use nozzle_metadata::{Coverage, Dataset, LocationId, Revision, Scan};
+use nozzle_metadata::{Coverage, Dataset, Location, LocationId, Revision, Scan};
 
-use crate::{error::QueryError, session::Session};
+use crate::{
+    catalog::location_schema,
+    error::QueryError,
+    links::{HashColumn, Told},
+    session::Session,
+};
 
 /// How far below the watermark it is looked at first whether hashes agree.
 const AGREES_WITHIN: u64 = 64;
 
-/// The table of a raw dataset that has a row for each block.
-const BLOCKS: &str = "blocks";
-
-/// The condition for the last block of a range.
-fn last_of(first: BlockNum, last: BlockNum) -> String {
-    format!("BETWEEN {first} AND {last} ORDER BY {BLOCK_NUM} DESC LIMIT 1")
+/// The chain that the blocks of some datasets are of.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// The raw dataset whose segments they are compared with: of several the one that begins first, and of those
+    /// one that stores all blocks.
+    pub dataset: DatasetRef,
+    /// Its first block, which is the first of all.
+    pub start: BlockNum,
+    /// What tells the blocks.
+    pub(crate) told: Told,
 }
 
 impl Session {
@@ -40,10 +42,12 @@ impl Session {
 
     /// The last block up to which all tables of datasets are stored from their first blocks on, linked, and of the
     /// chain as this session sees it: one that follows another may still have blocks that this has replaced.
+    ///
+    /// What is derived is compared with what it is made of, and that with the chain.
     pub async fn watermark(
         &self,
         datasets: &BTreeSet<DatasetRef>,
-        chain: &DatasetRef,
+        chain: &Chain,
     ) -> Result<Option<BlockNum>, QueryError> {
         let mut revisions = vec![];
         for reference in datasets {
@@ -59,11 +63,21 @@ impl Session {
                 watermark = watermark.min(end);
             }
         }
-        for (_, revision, _) in revisions.iter().filter(|(dataset, ..)| *dataset != chain) {
-            let Some(location) = revision.locations.first() else { return Ok(None) };
-            match self.agrees_until(location.id, chain, watermark).await? {
-                Some(agreed) => watermark = watermark.min(agreed),
-                None => return Ok(None),
+        let mut compared = BTreeSet::from([chain.dataset.clone()]);
+        for (dataset, revision, _) in &revisions {
+            let Some(own) = self.chain_of(&BTreeSet::from([(*dataset).clone()]))? else { return Ok(None) };
+            if self.manifest(dataset)?.reference() != own.dataset {
+                let Some(location) = revision.locations.first() else { return Ok(None) };
+                match self.agrees_until(location.id, &own, watermark).await? {
+                    Some(agreed) => watermark = watermark.min(agreed),
+                    None => return Ok(None),
+                }
+            }
+            if compared.insert(own.dataset.clone()) {
+                match self.chains_agree_until(&own, chain, watermark).await? {
+                    Some(agreed) => watermark = watermark.min(agreed),
+                    None => return Ok(None),
+                }
             }
         }
         Ok(Some(watermark).filter(|_| !stored.is_empty()))
@@ -109,12 +123,12 @@ impl Session {
         Ok(self.manifest(reference)?.start_block())
     }
 
-    /// The last block up to another one that a table has and the chain too, told by the hashes at the ends of
-    /// its segments.
+    /// The last block up to another one that a derived table has and its chain too, told by the hashes at the ends
+    /// of its segments.
     async fn agrees_until(
         &self,
         location: LocationId,
-        chain: &DatasetRef,
+        chain: &Chain,
         up_to: BlockNum,
     ) -> Result<Option<BlockNum>, QueryError> {
         let mut reach = AGREES_WITHIN;
@@ -123,7 +137,7 @@ impl Session {
             let Some(range) = BlockRange::new(first, up_to) else { return Ok(None) };
             let scan = Scan { location, sequence: self.snapshot().sequence, range };
             for span in self.metadata().spans(&scan).await?.iter().rev() {
-                if self.hash_at(chain, span.range.end()).await? == Some(span.hash) {
+                if self.is_canonical(chain, span.tip()).await? {
                     return Ok(Some(span.range.end().min(up_to)));
                 }
             }
@@ -134,103 +148,98 @@ impl Session {
         }
     }
 
-    /// The raw dataset whose blocks those of some datasets are, and the first block: of several, the one that
-    /// begins first.
-    pub fn chain_of(
+    /// The last block up to another one that two raw datasets have, told by the ends of their segments.
+    async fn chains_agree_until(
         &self,
-        datasets: &BTreeSet<DatasetRef>,
-    ) -> Result<Option<(DatasetRef, BlockNum)>, QueryError> {
-        let mut chains = vec![];
-        for reference in datasets {
-            if let Some(chain) = self.manifest(reference)?.chain() {
-                chains.push((self.start_of(&chain)?, chain));
-            }
-        }
-        Ok(chains.into_iter().min().map(|(start, chain)| (chain, start)))
-    }
-
-    /// The blocks of a range, with their hashes.
-    pub async fn links(&self, chain: &DatasetRef, range: BlockRange) -> Result<Vec<BlockLink>, QueryError> {
-        let which = format!("BETWEEN {} AND {} ORDER BY {BLOCK_NUM}", range.start(), range.end());
-        self.links_where(chain, &which).await
-    }
-
-    /// The hash of the last block up to a number. Where a segment ends there, no file is read for it.
-    pub async fn hash_at(
-        &self,
-        chain: &DatasetRef,
+        one: &Chain,
+        other: &Chain,
         up_to: BlockNum,
-    ) -> Result<Option<BlockHash>, QueryError> {
-        let blocks = self.active(chain).and_then(|(_, revision)| {
-            revision?.locations.iter().find(|location| location.table.as_str() == BLOCKS)
-        });
-        let Some(blocks) = blocks else { return Ok(None) };
-        let scan = Scan {
-            location: blocks.id,
-            sequence: self.snapshot().sequence,
-            range: BlockRange::single(up_to),
-        };
-        if let Some(span) = self.metadata().spans(&scan).await?.pop() {
-            if span.range.end() == up_to {
-                return Ok(Some(span.hash));
+    ) -> Result<Option<BlockNum>, QueryError> {
+        let mut reach = AGREES_WITHIN;
+        loop {
+            let first = up_to.saturating_sub(reach);
+            let Some(range) = BlockRange::new(first, up_to) else { return Ok(None) };
+            for (of, with) in [(one, other), (other, one)] {
+                for span in self.spans_of(of, range).await?.iter().rev() {
+                    if self.own_hash(with, span.range.end()).await? == Some(span.hash) {
+                        return Ok(Some(span.range.end().min(up_to)));
+                    }
+                }
             }
-            let within = last_of(span.range.start(), up_to);
-            if let Some(link) = self.links_where(chain, &within).await?.pop() {
-                return Ok(Some(link.hash));
+            if first == 0 {
+                return Ok(None);
+            }
+            reach = reach.saturating_mul(16);
+        }
+    }
+
+    /// The chain that the blocks of some datasets are of; `None` of no datasets. Refused where they do not store
+    /// what blocks are told by.
+    pub fn chain_of(&self, datasets: &BTreeSet<DatasetRef>) -> Result<Option<Chain>, QueryError> {
+        let mut raw = BTreeMap::new();
+        let mut waiting: Vec<DatasetRef> = datasets.iter().cloned().collect();
+        let mut seen = BTreeSet::new();
+        while let Some(reference) = waiting.pop() {
+            if !seen.insert(reference.clone()) {
+                continue;
+            }
+            match self.manifest(&reference)? {
+                Manifest::Raw(manifest) => {
+                    let told_by = self.told_by(&reference, &manifest)?;
+                    raw.insert(manifest.reference(), (manifest, told_by));
+                }
+                derived => waiting.extend(derived.dependencies().into_iter().cloned()),
             }
         }
-        // Nothing is stored there, or the numbers up to it were skipped.
-        Ok(self.last_block(chain, up_to).await?.map(|link| link.hash))
-    }
-
-    /// The last block up to a number.
-    pub async fn last_block(
-        &self,
-        chain: &DatasetRef,
-        up_to: BlockNum,
-    ) -> Result<Option<BlockLink>, QueryError> {
-        Ok(self.links_where(chain, &last_of(0, up_to)).await?.pop())
-    }
-
-    /// Refuses a dataset that does not store what its blocks are told by.
-    pub(crate) fn check_links(&self, chain: &DatasetRef) -> Result<(), QueryError> {
-        let Manifest::Raw(manifest) = self.manifest(chain)? else { return Ok(()) };
-        let Some([hash, parent]) = manifest.kind.link_columns() else {
-            let kind = manifest.kind;
-            return Err(QueryError::Plan(format!(
-                "the dataset `{chain}` is of the kind `{kind}`, which has no table of all blocks, by which reorgs are told: it cannot be streamed yet"
-            )));
+        let rank = |(reference, (manifest, told_by)): &(&DatasetRef, &(RawManifest, ToldBy))| {
+            (manifest.start_block, *told_by == ToldBy::Rows, (*reference).clone())
         };
-        let Some(schema) = &manifest.schema else { return Ok(()) };
-        let is_stored = schema.iter().any(|(table, columns)| match columns {
-            _ if table.as_str() != BLOCKS => false,
-            Columns::All(_) => true,
-            Columns::Named(names) => [hash, parent].iter().all(|name| names.iter().any(|own| own == name)),
-        });
-        if is_stored {
-            return Ok(());
-        }
-        Err(QueryError::Plan(format!(
-            "the dataset `{chain}` does not store the table `{BLOCKS}` with `{hash}` and `{parent}`, by which reorgs are told: it cannot be streamed"
-        )))
+        let Some((dataset, (manifest, told_by))) = raw.iter().min_by_key(rank) else { return Ok(None) };
+        let told = match told_by {
+            ToldBy::Blocks(columns) => Told::Blocks(*columns),
+            // The rows of all that is read: a block without rows in one may have some in another.
+            ToldBy::Rows => {
+                let of_dataset = |(reference, (manifest, told_by)): (&DatasetRef, &(RawManifest, ToldBy))| {
+                    let tables = self.tables_of(reference).iter().map(|location| &location.table);
+                    let tables = tables.filter(|table| *told_by == ToldBy::Rows || table.as_str() == BLOCKS);
+                    let column = |table: &TableName| HashColumn {
+                        dataset: reference.clone(),
+                        table: table.clone(),
+                        column: manifest.kind.hash_column(table),
+                    };
+                    tables.map(column).collect::<Vec<_>>()
+                };
+                Told::Rows(raw.iter().flat_map(of_dataset).collect())
+            }
+        };
+        Ok(Some(Chain { dataset: dataset.clone(), start: manifest.start_block, told }))
     }
 
-    async fn links_where(&self, chain: &DatasetRef, which: &str) -> Result<Vec<BlockLink>, QueryError> {
-        let kind = self.manifest(chain)?.kind();
-        let Some([hash, parent]) = kind.link_columns() else { return Ok(vec![]) };
-        let columns = format!("{BLOCK_NUM}, {hash}, {parent}");
-        let sql = format!("SELECT {columns} FROM \"{chain}\".{BLOCKS} WHERE {BLOCK_NUM} {which}");
-        let batches: Vec<RecordBatch> = self.execute(self.plan(&sql).await?).await?.try_collect().await?;
-        let mut links = vec![];
-        for batch in batches {
-            let numbers = batch.column(0).as_primitive::<UInt64Type>();
-            let [hashes, parents] = [1, 2].map(|column| batch.column(column).as_fixed_size_binary());
-            links.extend((0..batch.num_rows()).map(|row| BlockLink {
-                number: numbers.value(row),
-                hash: BlockHash::from_slice(hashes.value(row)),
-                parent_hash: BlockHash::from_slice(parents.value(row)),
-            }));
+    /// The tables of a dataset's active revision.
+    pub(crate) fn tables_of(&self, dataset: &DatasetRef) -> &[Location] {
+        self.active(dataset)
+            .and_then(|(_, revision)| Some(revision?.locations.as_slice()))
+            .unwrap_or_default()
+    }
+
+    /// What tells the blocks of a raw dataset; refused where it stores too little for that.
+    fn told_by(&self, dataset: &DatasetRef, manifest: &RawManifest) -> Result<ToldBy, QueryError> {
+        let kind = manifest.kind;
+        let table = |location: &Location| -> Result<TableDef, QueryError> {
+            let (schema, _) = location_schema(location).map_err(QueryError::Execution)?;
+            Ok(TableDef { name: location.table.clone(), schema })
+        };
+        let stored = self.tables_of(dataset);
+        let blocks =
+            stored.iter().find(|location| location.table.as_str() == BLOCKS).map(table).transpose()?;
+        if let Some(Ok(told_by @ ToldBy::Blocks(_))) = blocks.map(|blocks| kind.told_by(&[blocks])) {
+            return Ok(told_by);
         }
-        Ok(links)
+        let tables = stored.iter().map(table).collect::<Result<Vec<_>, QueryError>>()?;
+        kind.told_by(&tables).map_err(|(table, column)| {
+            QueryError::Plan(format!(
+                "the dataset `{dataset}` does not store the column `{column}` of its table `{table}`, by which reorgs are told: it cannot be streamed or derived from"
+            ))
+        })
     }
 }

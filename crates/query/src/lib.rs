@@ -24,6 +24,7 @@ mod feed;
 pub mod footers;
 pub mod gaps;
 pub mod incremental;
+mod links;
 mod literals;
 mod memory;
 pub mod nearest;
@@ -38,6 +39,7 @@ mod udf;
 
 pub use cache::ReadCache;
 pub use calls::ContractCaller;
+pub use chain::Chain;
 pub use datafusion::{execution::SendableRecordBatchStream as Rows, logical_expr::LogicalPlan};
 pub use derive::{KnownTable, TableQuery};
 pub use error::QueryError;

@@ -19,6 +19,7 @@ use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, DatasetRef, Network}
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    chain::Chain,
     error::QueryError,
     feed::{Feeds, Follows, Subscription},
     incremental::Incremental,
@@ -77,7 +78,6 @@ pub struct QueryStream {
     schema: SchemaRef,
     network: Network,
     datasets: BTreeSet<DatasetRef>,
-    chain: DatasetRef,
     /// The first block of all.
     start: BlockNum,
     /// The next block; none before the first range.
@@ -128,10 +128,9 @@ impl QueryStream {
             }
         }
         let datasets = datasets_of(&plan)?;
-        let Some((chain, start)) = session.chain_of(&datasets)? else {
+        let Some(Chain { start, .. }) = session.chain_of(&datasets)? else {
             return Err(QueryError::Plan("nobody knows whose blocks the query's are".into()));
         };
-        session.check_links(&chain)?;
         let schema = incremental.query_schema();
         Ok(Self {
             feeds: Some(Arc::clone(engine.feeds())),
@@ -141,7 +140,6 @@ impl QueryStream {
             schema,
             network,
             datasets,
-            chain,
             start,
             next: None,
             given: vec![],
@@ -160,7 +158,6 @@ impl QueryStream {
             schema: Arc::clone(&self.schema),
             network: self.network.clone(),
             datasets: self.datasets.clone(),
-            chain: self.chain.clone(),
             start: self.start,
             next: self.next,
             given: self.given.clone(),
@@ -264,25 +261,26 @@ impl QueryStream {
     /// Begins the next range; `false` where there is none yet.
     async fn begin_range(&mut self) -> Result<bool, QueryError> {
         let session = self.engine.session().await?;
-        let Some(watermark) = session.watermark(&self.datasets, &self.chain).await? else { return Ok(false) };
+        let Some(chain) = session.chain_of(&self.datasets)? else { return Ok(false) };
+        let Some(watermark) = session.watermark(&self.datasets, &chain).await? else { return Ok(false) };
         let next = match self.next {
-            Some(_) => self.after_reorgs(&session).await?,
-            None => self.resumed(&session).await?,
+            Some(_) => self.after_reorgs(&session, &chain).await?,
+            None => self.resumed(&session, &chain).await?,
         };
         self.next = Some(next);
         let last = watermark.min(next.saturating_add(self.options.most_blocks - 1));
         let Some(numbers) = BlockRange::new(next, last) else { return Ok(false) };
         // The last number may have been skipped by the chain: its predecessor then stands for it.
-        let Some(hash) = session.hash_at(&self.chain, last).await? else { return Ok(false) };
-        let before = match next.checked_sub(1) {
-            Some(before) => session.hash_at(&self.chain, before).await?,
-            None => None,
+        let Some(hash) = session.hash_at(&chain, last).await? else { return Ok(false) };
+        let before = match (next.checked_sub(1), self.given.last()) {
+            // What was given is still there, and known by the hash that the client has for it.
+            (Some(before), Some(given)) if given.number == before => Some(given.hash),
+            (Some(before), _) => session.hash_at(&chain, before).await?,
+            (None, _) => None,
         };
         let prev_hash = match before {
             Some(hash) => hash,
-            None => {
-                session.links(&self.chain, numbers).await?.first().map(|l| l.parent_hash).unwrap_or_default()
-            }
+            None => session.links(&chain, numbers).await?.first().map(|l| l.parent_hash).unwrap_or_default(),
         };
         let (_, incremental): (_, Incremental) = session.incremental(&self.sql).await?;
         let rows = session.execute(incremental.query_at(numbers, self.start)?).await?;
@@ -292,10 +290,10 @@ impl QueryStream {
     }
 
     /// The next block, which lies at or below what was given where that was reorganised away.
-    async fn after_reorgs(&mut self, session: &Session) -> Result<BlockNum, QueryError> {
+    async fn after_reorgs(&mut self, session: &Session, chain: &Chain) -> Result<BlockNum, QueryError> {
         let next = self.next.unwrap_or_default();
         while let Some(last) = self.given.last() {
-            if is_canonical(session, &self.chain, *last).await? {
+            if session.is_canonical(chain, *last).await? {
                 return Ok(next.min(last.number.saturating_add(1)));
             }
             let lost = last.number;
@@ -308,10 +306,10 @@ impl QueryStream {
     }
 
     /// Where a client goes on that has had everything up to one of its blocks.
-    async fn resumed(&mut self, session: &Session) -> Result<BlockNum, QueryError> {
+    async fn resumed(&mut self, session: &Session, chain: &Chain) -> Result<BlockNum, QueryError> {
         let Some((_, blocks)) = self.options.resume.first() else { return Ok(self.start) };
         for block in blocks {
-            if is_canonical(session, &self.chain, *block).await? {
+            if session.is_canonical(chain, *block).await? {
                 self.given.push(*block);
                 return Ok(block.number.saturating_add(1));
             }
@@ -339,11 +337,6 @@ async fn below(
     let reach = lag.max(NEVER_DEEPER).saturating_mul(2);
     let safe = finalized.map_or(0, |number| number.saturating_add(1));
     Ok(safe.min(lost.saturating_sub(reach)).max(start))
-}
-
-/// Whether a block is one of the stored chain.
-async fn is_canonical(session: &Session, chain: &DatasetRef, block: BlockId) -> Result<bool, QueryError> {
-    Ok(session.hash_at(chain, block.number).await? == Some(block.hash))
 }
 
 /// The datasets whose tables a plan reads.

@@ -69,6 +69,8 @@ pub struct SegmentTableParts {
     pub is_uniform: bool,
     /// Whether `block_num` always equals `_block_num`, as in raw datasets.
     pub is_raw: bool,
+    /// Whether the rows of a block are in the order that tables of its name have; those of packages are named at will.
+    pub is_ordered: bool,
 }
 
 /// The columns that hold the block number: `block_num` too where the dataset is raw.
@@ -79,9 +81,10 @@ pub fn block_columns(is_raw: bool) -> &'static [&'static str] {
 impl SegmentTable {
     /// A table over the given scan.
     pub fn new(parts: SegmentTableParts) -> Self {
-        let SegmentTableParts { metadata, stores, location, scan, schema, is_uniform, is_raw } = parts;
+        let SegmentTableParts { metadata, stores, location, scan, schema, is_uniform, is_raw, is_ordered } =
+            parts;
         let block_columns = block_columns(is_raw);
-        let order_within_block = order_within_block(&location.table).filter(|_| is_raw);
+        let order_within_block = order_within_block(&location.table).filter(|_| is_ordered);
         Self { metadata, stores, location, scan, schema, is_uniform, block_columns, order_within_block }
     }
 

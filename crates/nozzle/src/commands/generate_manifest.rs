@@ -73,6 +73,7 @@ fn empty(kind: DatasetKind, name: DatasetName, network: Network) -> RawManifest 
         module: None,
         params: BTreeMap::new(),
         schema: None,
+        resolved: None,
     }
 }
 

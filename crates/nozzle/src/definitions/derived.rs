@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use nozzle_core::{
     BlockNum, DatasetRef, Network, TableName,
+    dataset::ToldBy,
     derived::{Dependency, DerivedManifest, Resolved},
     manifest::Manifest,
     schema::{BLOCK_NUM, schema_from_json, schema_to_json},
@@ -185,7 +186,8 @@ fn one_network(manifest: &DerivedManifest, sources: &BTreeMap<String, Source>) -
     Ok(network)
 }
 
-/// The raw dataset whose blocks are the derived one's, and the first of them.
+/// The raw dataset whose blocks are the derived one's, and the first of them: of several the one that begins first,
+/// and of those one that stores all blocks.
 fn chain(sources: &BTreeMap<String, Source>, all: &[Dataset]) -> anyhow::Result<(DatasetRef, BlockNum)> {
     let mut chains = vec![];
     for source in sources.values() {
@@ -197,21 +199,14 @@ fn chain(sources: &BTreeMap<String, Source>, all: &[Dataset]) -> anyhow::Result<
             .find(|dataset| dataset.name == chain.name && Some(dataset.version) == chain.version)
             .with_context(|| format!("the dataset `{chain}` is not registered any more"))?;
         let manifest = of_dataset(dataset)?;
-        let blocks = tables(&manifest)?.into_iter().find(|table| table.name.as_str() == "blocks");
-        let has = |column: &str| blocks.as_ref().is_some_and(|blocks| blocks.schema.index_of(column).is_ok());
-        let Some([hash, parent]) = dataset.kind.link_columns() else {
-            let kind = dataset.kind;
-            bail!(
-                "the dataset `{chain}` is of the kind `{kind}`, which has no table of all blocks, by which reorgs are told: nothing can be derived from it yet"
-            );
-        };
-        ensure!(
-            has(hash) && has(parent),
-            "the dataset `{chain}` does not store the table `blocks` with `{hash}` and `{parent}`, by which reorgs are told: add them to its `schema`"
-        );
-        chains.push((manifest.start_block(), chain));
+        let told_by = dataset.kind.told_by(&tables(&manifest)?).map_err(|(table, column)| {
+            anyhow!(
+                "the dataset `{chain}` does not store the column `{column}` of its table `{table}`, by which reorgs are told: add it to its `schema`"
+            )
+        })?;
+        chains.push((manifest.start_block(), told_by == ToldBy::Rows, chain));
     }
-    let (start_block, chain) = chains.into_iter().min().context("it is made of nothing")?;
+    let (start_block, _, chain) = chains.into_iter().min().context("it is made of nothing")?;
     Ok((chain, start_block))
 }
 

@@ -10,7 +10,7 @@ mod substreams;
 use anyhow::bail;
 use nozzle_core::{
     DatasetKind, TableDef,
-    manifest::{RawManifest, Verify},
+    manifest::{RawManifest, ResolvedPackage, Verify},
 };
 use nozzle_query::nearest::suggestion;
 use nozzle_sources::{SharedSource, Throttle, evm::stored::StoredCheck};
@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::config;
 pub use evm_rpc::node;
+pub use package::PackageChanged;
 pub use substreams::first_block;
 
 /// The keys of a provider, beside `kind` and `network`.
@@ -57,6 +58,16 @@ pub trait Kind: Send + Sync {
 
     /// All tables that such a dataset may store.
     fn tables(&self, manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>>;
+
+    /// What a manifest is pinned to when it is registered; `None` where its tables are those of its kind.
+    fn resolve(&self, _manifest: &RawManifest) -> anyhow::Result<Option<ResolvedPackage>> {
+        Ok(None)
+    }
+
+    /// Refuses a manifest for which something would be read that only this machine's own people may name.
+    fn check_from_afar(&self, _manifest: &RawManifest) -> anyhow::Result<()> {
+        Ok(())
+    }
 
     /// What stored rows are checked by. The hashes of most kinds hold more than the tables, which cannot be put
     /// together to blocks again: whatever the level, their rows have to lie in their blocks, in order.

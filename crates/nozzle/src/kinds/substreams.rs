@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use nozzle_core::{
     BlockNum, TableDef,
-    manifest::{RawManifest, Verify},
+    manifest::{RawManifest, ResolvedPackage, Verify},
 };
 use nozzle_sources::{
     LimitOptions, SharedSource, Throttle, grpc,
-    substreams::{self, Package, Substreams, SubstreamsConfig},
+    substreams::{self, Substreams, SubstreamsConfig},
 };
 use serde::Deserialize;
 
@@ -52,8 +52,25 @@ impl Kind for SubstreamsKind {
     }
 
     fn tables(&self, manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
-        let (package, module) = module(manifest)?;
-        Ok(substreams::tables(&package, &module)?)
+        if let Some(resolved) = &manifest.resolved {
+            return resolved.table_defs().map_err(anyhow::Error::msg);
+        }
+        let (place, module) = place(manifest)?;
+        Ok(substreams::tables(&package::load(place)?, module)?)
+    }
+
+    fn resolve(&self, manifest: &RawManifest) -> anyhow::Result<Option<ResolvedPackage>> {
+        let (place, module) = place(manifest)?;
+        let package = package::load(place)?;
+        let tables = substreams::tables(&package, module)?;
+        // So that a parameter that nobody takes is not found out by the first dump.
+        package.modules_for(manifest.network.as_str(), &manifest.params)?;
+        let (name, hash) = (package.name().to_owned(), package.sha256().to_owned());
+        Ok(Some(ResolvedPackage::new(name, hash, &tables)))
+    }
+
+    fn check_from_afar(&self, manifest: &RawManifest) -> anyhow::Result<()> {
+        package::check_from_afar(place(manifest)?.0)
     }
 
     /// Endpoints have no limits that are to be kept: a stream is one request, however long.
@@ -74,25 +91,30 @@ impl Kind for SubstreamsKind {
         verify: Verify,
     ) -> anyhow::Result<SharedSource> {
         let provider: Provider = read(&endpoint.keys, &KEYS)?;
-        let (package, module) = module(manifest)?;
+        let (place, module) = place(manifest)?;
+        let package = match &manifest.resolved {
+            Some(pinned) => package::load_pinned(place, module, pinned)?,
+            None => Arc::new(package::load(place)?),
+        };
         let mut config = SubstreamsConfig::new(&endpoint.name, &provider.url, manifest.network.as_str());
         config.grpc.token = provider.token;
         config.grpc.api_key = provider.api_key;
         config.grpc.timeout = Duration::from_secs_f64(provider.timeout_secs);
         config.params = manifest.params.clone();
-        Ok(Arc::new(Substreams::connect(config, &package, &module, tables, verify)?))
+        Ok(Arc::new(Substreams::connect(config, &package, module, tables, verify)?))
     }
 }
 
 /// The first block for which a manifest's module gives anything.
 pub fn first_block(manifest: &RawManifest) -> anyhow::Result<BlockNum> {
-    let (package, module) = module(manifest)?;
-    Ok(package.initial_block(package.map_module(&module)?, manifest.network.as_str()))
+    let (place, module) = place(manifest)?;
+    let package = package::load(place)?;
+    Ok(package.initial_block(package.map_module(module)?, manifest.network.as_str()))
 }
 
-fn module(manifest: &RawManifest) -> anyhow::Result<(Arc<Package>, String)> {
+/// Where the package is, and which of its modules is meant.
+fn place(manifest: &RawManifest) -> anyhow::Result<(&str, &str)> {
     let needed =
         "a dataset of kind `substreams` needs `manifest`, the path or URL of a package, and `module`";
-    let (place, module) = manifest.manifest.as_ref().zip(manifest.module.clone()).context(needed)?;
-    Ok((package::load(place)?, module))
+    manifest.manifest.as_deref().zip(manifest.module.as_deref()).context(needed)
 }

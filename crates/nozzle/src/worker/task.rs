@@ -12,7 +12,9 @@ use nozzle_metadata::{Job, JobFilter, JobPlan, JobStatus, MetadataError, Revisio
 use tokio_util::sync::CancellationToken;
 
 use super::{Worker, report, report::Log};
-use crate::{context::holder, definitions, jobs::JobRequest, report::one_line, sources, stores};
+use crate::{
+    context::holder, definitions, jobs::JobRequest, kinds::PackageChanged, report::one_line, sources, stores,
+};
 
 /// The longest wait before a task is tried again.
 const MAX_RETRY: Duration = Duration::from_secs(300);
@@ -207,7 +209,10 @@ impl Doing<'_> {
         self.worker.throttles.hold(&mut endpoints, &network).map_err(Trouble::MayPass)?;
         let source = sources::open(&endpoints, manifest, None, context)
             .with_context(|| format!("opening the source of `{}` failed", job.dataset.name))
-            .map_err(Trouble::MayPass)?;
+            .map_err(|error| match error.downcast_ref::<PackageChanged>() {
+                Some(_) => Trouble::Lasts(error),
+                None => Trouble::MayPass(error),
+            })?;
         Ok(RawDump {
             metadata: Arc::clone(&context.metadata),
             stores: Arc::clone(&context.stores),

@@ -238,7 +238,7 @@ impl Drop for Client {
 }
 
 /// Whether a client has a block as the last one of a whole range.
-fn has(client: &mut Client, block: &(u64, String)) -> Option<()> {
+pub fn has(client: &mut Client, block: &(u64, String)) -> Option<()> {
     client.take();
     (client.open_from.is_none() && client.cursors.last() == Some(block)).then_some(())
 }
@@ -397,15 +397,28 @@ fn a_stream_needs_what_blocks_are_told_by() {
     let node = synthetic(Recording::synthetic(5, 3, 2, 7), 0);
     let place = Place::configured(Db::Sqlite, "");
     place.define("eth", "chain-1337", node.url());
-    for schema in [r#"{"logs":"*"}"#, r#"{"logs":"*","blocks":["hash"]}"#] {
-        let name = format!("part{}", schema.len());
+    for (name, schema, lacks) in [
+        ("logs", r#"{"logs":["block_hash","address"]}"#, None),
+        ("bare", r#"{"logs":["address"]}"#, Some("`block_hash` of its table `logs`")),
+        ("half", r#"{"logs":["block_hash"],"blocks":["miner"]}"#, Some("`hash` of its table `blocks`")),
+    ] {
         let manifest =
             format!(r#"{{"name":"{name}","kind":"evm-rpc","network":"chain-1337","schema":{schema}}}"#);
         place.write(&format!("datasets/{name}.json"), &manifest);
-        place.ok(&["dump", "--dataset", &name]);
+        place.ok(&["dump", "--dataset", name]);
         let server = Server::start(&place, &["--jsonl-server"]);
-        let (status, body) =
-            server.post(&format!("SELECT block_num FROM {name}.logs SETTINGS stream = true"));
-        assert!(status == 400 && body.contains("`parent_hash`"), "{status} {body}");
+        let sql = format!("SELECT _block_num FROM {name}.logs SETTINGS stream = true");
+        match lacks {
+            Some(lacks) => {
+                let (status, body) = server.post(&sql);
+                assert!(status == 400 && body.contains(lacks), "{status} {body}");
+            }
+            None => {
+                let args = ["-sS", "-m", "2", "--data", &sql, server.jsonl()];
+                let output = Command::new("curl").args(args).output().unwrap();
+                let rows = String::from_utf8(output.stdout).unwrap();
+                assert_eq!(rows.lines().count() as u64, 4 * LOGS_PER_BLOCK, "{rows}");
+            }
+        }
     }
 }

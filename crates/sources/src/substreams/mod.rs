@@ -34,6 +34,7 @@ mod source;
 mod sql;
 mod stream;
 mod values;
+mod weight;
 mod wire;
 
 pub use decode::{Decoder, ModuleOutput};

@@ -9,9 +9,13 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use prost_types::FileDescriptorProto;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::wire::{Fields, Raw, put, put_bytes};
+use super::{
+    weight,
+    wire::{Fields, Raw, put, put_bytes},
+};
 
 /// A package larger than this is refused: it holds code and interfaces, no data.
 pub const MAX_PACKAGE_BYTES: usize = 256 << 20;
@@ -162,6 +166,7 @@ pub struct Module {
 #[derive(Debug, Clone)]
 pub struct Package {
     name: String,
+    sha256: String,
     network: String,
     pub(super) files: Vec<FileDescriptorProto>,
     pub(super) sink_config: Option<(String, Vec<u8>)>,
@@ -180,6 +185,9 @@ impl Package {
         if bytes.is_empty() {
             return Err(refuse("it is empty".into()));
         }
+        if weight::is_too_much(bytes).map_err(|broken| refuse(broken.to_string()))? {
+            return Err(refuse("it describes more than any package does".into()));
+        }
         let package = PackageMessage::decode(bytes).map_err(|error| refuse(error.to_string()))?;
         let modules =
             ModulesMessage::decode(&*package.modules).map_err(|error| refuse(error.to_string()))?.modules;
@@ -187,6 +195,7 @@ impl Package {
         let name = version.map_or(String::new(), |meta| format!("{} {}", meta.name, meta.version));
         Ok(Self {
             name: name.trim().to_owned(),
+            sha256: const_hex::encode(Sha256::digest(bytes)),
             network: package.network,
             files: package.proto_files,
             sink_config: package.sink_config.map(|any| (any.type_url, any.value)),
@@ -199,6 +208,11 @@ impl Package {
     /// The package's name and version, for messages; empty where it does not say.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The SHA-256 of the package's bytes, in hex.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// The network that the package is for, where it says.

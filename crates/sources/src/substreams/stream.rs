@@ -6,7 +6,7 @@ use futures::{
     FutureExt,
     stream::{self, BoxStream, StreamExt},
 };
-use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange};
+use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, block::BlockLink};
 
 use super::{
     client::{Arrived, From, Said, Stream},
@@ -18,8 +18,9 @@ use crate::{error::SourceError, source::BlockRows};
 /// With so many blocks or bytes a group is decoded, though more may be there.
 const GROUP_BLOCKS: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
-/// How far below a range its predecessor is looked for, step by step: chains skip numbers.
-const LOOKBACK: [BlockNum; 4] = [1, 32, 1024, 32_768];
+/// How far below a range its predecessor is looked for, step by step: chains skip numbers, and endpoints leave out
+/// blocks of which a module gives nothing. The last step goes down to the module's first block.
+const LOOKBACK: [BlockNum; 5] = [1, 32, 1024, 32_768, BlockNum::MAX];
 
 /// The rows of `range`; nothing is asked for before the stream is polled.
 pub(crate) fn blocks(
@@ -75,7 +76,8 @@ impl Running {
         if left.end() < module.client.initial_block {
             // Nothing is there yet; for the module these blocks are none.
             let decoded = module.decode(left, Vec::new(), 0).await;
-            return decoded.rows.ok_or_else(|| module.client.grpc.unavailable("decoding failed".into()));
+            let rows = decoded.rows.map(|rows| with_stand_in(rows, None));
+            return rows.ok_or_else(|| module.client.grpc.unavailable("decoding failed".into()));
         }
         if self.state.is_none() {
             self.state = Some(State::begin(&module, left).await?);
@@ -95,6 +97,7 @@ impl Running {
                 (range, group.iter().map(|(block, _)| block.output.len() as u64).sum())
             }
         };
+        let before = group.first().map_or(state.previous, |(_, before)| *before);
         let outputs: Vec<ModuleOutput> = group
             .iter()
             .map(|(block, before)| block.behind(before.map_or(BlockHash::ZERO, |block| block.hash)))
@@ -106,7 +109,7 @@ impl Running {
         }
         self.error = decoded.error;
         match decoded.rows {
-            Some(rows) => Ok(rows),
+            Some(rows) => Ok(with_stand_in(rows, before)),
             None => Err(self.error.take().unwrap_or_else(|| {
                 module.client.grpc.unavailable("the module's output: there was nothing to decode".into())
             })),
@@ -240,6 +243,16 @@ impl State {
     }
 }
 
+/// Rows of numbers that were all skipped have a stand-in for their blocks: the one before them.
+fn with_stand_in(mut rows: BlockRows, before: Option<BlockId>) -> BlockRows {
+    if rows.blocks.is_empty() {
+        let hash = before.map_or(BlockHash::ZERO, |block| block.hash);
+        rows.blocks.push(BlockLink { number: rows.range.end(), hash, parent_hash: hash });
+        rows.tables.iter_mut().for_each(|table| table.ends.push(0));
+    }
+    rows
+}
+
 /// The last block before `first`; `None` where the module begins there, or the chain.
 pub(super) async fn last_before(module: &Module, first: BlockNum) -> Result<Option<BlockId>, SourceError> {
     let lowest = module.client.initial_block;
@@ -261,6 +274,5 @@ pub(super) async fn last_before(module: &Module, first: BlockNum) -> Result<Opti
             return Ok(last);
         }
     }
-    let why = format!("the module's output: there is no block in the {} before block {first}", LOOKBACK[3]);
-    Err(module.client.grpc.unavailable(why))
+    Ok(None)
 }

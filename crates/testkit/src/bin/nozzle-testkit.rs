@@ -1,4 +1,4 @@
-//! The test kit's counterparts for scripts: a replay node, an anvil, a database, a recorder, a writer of chains, and a
+//! The test kit's counterparts for scripts: a replay node, an anvil, a Substreams endpoint, a database, a recorder, a writer of chains, and a
 //! measure of JSON parsers.
 //!
 //! The recorded chain for demonstrations (`assets/demo-chain.jsonl.zst`) is made again with
@@ -20,6 +20,7 @@ use nozzle_testkit::{
     postgres::Postgres,
     replay::{Recording, ReplayOptions, ReplayServer},
     rpc::{RpcClient, quantity},
+    substreams::{SubstreamsOptions, SubstreamsServer, example},
 };
 use serde_json::json;
 use tokio::{
@@ -45,6 +46,9 @@ enum Command {
     /// Runs a PostgreSQL cluster of its own that writes through to the disk. Prints the URL of an
     /// empty database when it is ready; ends as a replay does.
     Postgres,
+    /// Serves the example package's module, with a block every so often, and every tenth time a reorg of up to five
+    /// blocks. Prints its URL when it is ready; ends as a replay does.
+    Substreams(SubstreamsArguments),
     /// Records a node's chain into a file.
     Capture(CaptureArguments),
     /// Fills a running anvil (--no-mining --order fifo) with a varied chain.
@@ -95,6 +99,22 @@ struct AnvilArguments {
     /// The seconds between two blocks.
     #[arg(long, default_value_t = 1)]
     block_time: u64,
+}
+
+#[derive(Args)]
+struct SubstreamsArguments {
+    /// Where the package is written.
+    #[arg(long)]
+    package: PathBuf,
+    /// The last block at the start; the first is 5.
+    #[arg(long, default_value_t = 60)]
+    blocks: u64,
+    /// The milliseconds between two blocks.
+    #[arg(long, default_value_t = 1000)]
+    block_time_ms: u64,
+    /// The token that has to be sent.
+    #[arg(long)]
+    token: Option<String>,
 }
 
 #[derive(Args)]
@@ -178,6 +198,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Replay(arguments) => replay(arguments).await,
         Command::Anvil(arguments) => anvil(arguments).await,
         Command::Postgres => postgres().await,
+        Command::Substreams(arguments) => substreams(arguments).await,
         Command::Capture(arguments) => capture(arguments).await,
         Command::Chain(arguments) => chain(arguments).await,
         Command::Parse(arguments) => parse(arguments),
@@ -211,6 +232,38 @@ async fn anvil(arguments: AnvilArguments) -> anyhow::Result<()> {
     println!("{}", anvil.url());
     until_unwanted(terminated).await;
     Ok(())
+}
+
+async fn substreams(arguments: SubstreamsArguments) -> anyhow::Result<()> {
+    let terminated = signal(SignalKind::terminate())?;
+    let SubstreamsArguments { package, blocks, block_time_ms, token } = arguments;
+    std::fs::write(&package, example::package(&["n", "fork"], 5))
+        .with_context(|| format!("writing {}", package.display()))?;
+    let options = SubstreamsOptions {
+        blocks: example::blocks(0, 5..=blocks),
+        final_depth: 12,
+        token,
+        ..SubstreamsOptions::default()
+    };
+    let server = SubstreamsServer::start(options)?;
+    println!("{}", server.url());
+    tokio::select! {
+        () = grow(&server, blocks, Duration::from_millis(block_time_ms)) => {}
+        () = until_unwanted(terminated) => {}
+    }
+    Ok(())
+}
+
+/// A block every so often, and other ones in the place of the last ones every tenth time.
+async fn grow(server: &SubstreamsServer, mut head: u64, block_time: Duration) {
+    let mut fork = 0_u8;
+    loop {
+        tokio::time::sleep(block_time).await;
+        head += 1;
+        let reorg = if head.is_multiple_of(10) { 1 + head / 10 % 5 } else { 0 };
+        fork = fork.wrapping_add(u8::from(reorg > 0));
+        server.extend(example::blocks(fork, head - reorg..=head));
+    }
 }
 
 async fn postgres() -> anyhow::Result<()> {

@@ -230,7 +230,7 @@ pub async fn register(
     let metadata = admin.context.metadata.as_ref();
     let known = metadata.dataset(&manifest.reference()).await?;
     let is_new = known.is_none();
-    let dataset = match definitions::register(&manifest, metadata).await {
+    let dataset = match definitions::register_from_afar(&manifest, metadata).await {
         Ok(dataset) => dataset,
         Err(error) => return Err(refused_registration(error)),
     };
