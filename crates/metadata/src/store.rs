@@ -32,7 +32,7 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     // --- datasets -------------------------------------------------------------------------------
 
     /// Registers a dataset. The same manifest again is no error; another manifest under the same
-    /// name and version is refused.
+    /// name and version is refused, and so is a derived one that is pinned to a dataset that is not registered.
     async fn register_dataset(&self, dataset: &NewDataset) -> Result<Registered>;
 
     /// The dataset of that name: the given version, or the greatest.
@@ -43,7 +43,7 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// Removes datasets and retires their revisions: all of them, or none. Their names and versions may be
     /// registered again afterwards, as new datasets. Refused while somebody holds a live lease on a revision
-    /// of theirs, or a job is live.
+    /// of theirs, a job is live, or a dataset that stays is made of one of them.
     async fn remove_datasets(&self, datasets: &[DatasetId]) -> Result<()>;
 
     // --- providers ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ use nozzle_core::{
     manifest::{Manifest, RawManifest},
     range::MAX_BLOCK,
 };
-use nozzle_metadata::{Dataset, MetadataStore, NewDataset};
+use nozzle_metadata::{Dataset, MetadataError, MetadataStore, NewDataset};
 use serde_json::{Value, json};
 
 use crate::{
@@ -179,8 +179,11 @@ pub async fn register(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyh
         network: resolved.network(),
         manifest: serde_json::to_string(&resolved).context("writing the manifest as JSON")?,
     };
-    metadata.register_dataset(&dataset).await.with_context(|| {
-        format!("registering `{reference}` failed; a changed manifest needs a new `version`")
+    metadata.register_dataset(&dataset).await.map_err(|error| match error {
+        // What it is made of was removed while it was checked.
+        MetadataError::Dependency(_) => error.into(),
+        error => anyhow::Error::new(error)
+            .context(format!("registering `{reference}` failed; a changed manifest needs a new `version`")),
     })?;
     let registered = metadata.dataset(&reference).await?;
     registered.with_context(|| format!("the dataset `{}` was removed while it was registered", dataset.name))
