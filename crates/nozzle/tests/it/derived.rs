@@ -18,7 +18,7 @@ use crate::{
     cluster::{Cluster, FLUSH},
     harness::{Db, NOT_MERGED, Place, python, until, until_stored, workspace},
     servers::Server,
-    streams::Client,
+    streams::{Client, has},
 };
 
 const TRANSFER: &str = "Transfer(address indexed from, address indexed to, uint256 value)";
@@ -253,8 +253,16 @@ fn story_time() -> Duration {
     Duration::from_secs(std::env::var("NOZZLE_STORY_SECS").map_or(25, |seconds| seconds.parse().unwrap()))
 }
 
+/// Waits until a client has the node's newest block.
+async fn until_at_head(client: &mut Client, anvil: &Anvil) {
+    let (number, hash) = anvil.head().await.unwrap();
+    let head = (number, format!("{hash:#x}"));
+    until("the client to have the head", async || has(client, &head)).await;
+}
+
 /// A raw dataset is followed, one derived from it, one derived from both, a client has a stream of that, and all
-/// the time blocks are reorganised, the dump killed, the server started anew.
+/// the time blocks are reorganised, the dump killed, the server started anew. Every other reorg takes blocks away
+/// that the client has already.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_story_of_transfers_ends_as_the_node_tells_it() {
     let seed = std::env::var("NOZZLE_STORY_SEED").map_or(20261128, |seed| seed.parse().unwrap());
@@ -278,6 +286,9 @@ async fn the_story_of_transfers_ends_as_the_node_tells_it() {
         chain.extend(1 + dice.below(3)).await.unwrap();
         match dice.below(8) {
             0..3 => {
+                if reorgs % 2 == 0 {
+                    until_at_head(&mut client, &anvil).await;
+                }
                 let depth = 1 + dice.below(4);
                 anvil.reorg(depth).await.unwrap();
                 reorgs += 1;
@@ -314,23 +325,17 @@ async fn the_story_of_transfers_ends_as_the_node_tells_it() {
         spans.last().is_some_and(|span| format!("{:#x}", span.hash) == hash).then_some(())
     })
     .await;
-    until("the client to have the head", async || {
-        client.take();
-        let last = client.cursors.last()?;
-        (client.open_from.is_none() && *last == (head, hash.clone())).then_some(())
-    })
-    .await;
+    until_at_head(&mut client, &anvil).await;
     dump.signal("TERM");
     assert_eq!(dump.wait().code, Some(0));
     assert_derived_is_the_truth(&place);
     let stored = sorted(&place, "SELECT block_num, log_index, value, timestamp, hash FROM story.stamped");
     assert!(client.sorted() == stored, "the client has {} rows, not {}", client.rows.len(), stored.len());
     place.stored("story").await.assert_sound(0, head);
-    assert!(reorgs > 3 && kills > 0, "seed {seed}: {reorgs} reorgs, {kills} kills");
-    eprintln!(
-        "seed {seed}: {head} blocks, {reorgs} reorgs, {kills} kills, {} reorgs told to the client",
-        client.reorgs
-    );
+    let told = client.reorgs;
+    eprintln!("seed {seed}: {head} blocks, {reorgs} reorgs, {kills} kills, {told} reorgs told to the client");
+    // One that comes while the derived tables follow another may be the same to the client.
+    assert!(reorgs > 3 && kills > 0 && told > 1, "seed {seed}: {reorgs} reorgs, {kills} kills, {told} told");
 }
 
 /// A job for the last of three datasets brings those below it along; a worker that dies in the middle of it all

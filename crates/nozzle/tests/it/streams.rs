@@ -238,7 +238,7 @@ impl Drop for Client {
 }
 
 /// Whether a client has a block as the last one of a whole range.
-fn has(client: &mut Client, block: &(u64, String)) -> Option<()> {
+pub fn has(client: &mut Client, block: &(u64, String)) -> Option<()> {
     client.take();
     (client.open_from.is_none() && client.cursors.last() == Some(block)).then_some(())
 }
