@@ -242,9 +242,25 @@ pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Re
         }
         // What was brought in may be what the others were waiting for.
         if rejected.is_empty() || rejected.len() == count {
+            tell_cycles(&mut rejected);
             return Ok(rejected);
         }
         waiting = rejected.into_iter().map(|rejected| rejected.definition).collect();
+    }
+}
+
+/// Says of those that are made of each other that they are: each by itself lacks the next one.
+fn tell_cycles(rejected: &mut [Rejected]) {
+    let manifests = rejected.iter().flat_map(|rejected| rejected.definition.manifests().unwrap_or_default());
+    let graph = derived::reading(manifests);
+    for rejected in rejected {
+        let defined = rejected.definition.manifests().unwrap_or_default();
+        let cycle = defined.iter().find_map(|manifest| derived::cycle(manifest.name(), &graph));
+        if let Some(cycle) = cycle {
+            let steps: Vec<_> =
+                cycle.windows(2).map(|pair| format!("`{}` of `{}`", pair[0], pair[1])).collect();
+            rejected.error = anyhow::anyhow!("datasets are made of each other: {}", steps.join(", "));
+        }
     }
 }
 
