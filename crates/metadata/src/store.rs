@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
+use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceRevisions, Span};
 use tokio::sync::watch;
 
 use crate::{
@@ -121,6 +121,17 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// The Parquet footers of the given segments, in any order; those without a file are left out.
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>>;
+
+    /// What the given segments were computed from, in any order; those that were not, or that are not live, are
+    /// left out.
+    async fn sources(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, SourceRevisions)>>;
+
+    /// The least and the greatest, as text, of what the live segments of a table were computed from: the same twice
+    /// where all are of the same. `None` where none is computed. Costs the same however many there are.
+    async fn source_bounds(&self, location: LocationId) -> Result<Option<[SourceRevisions; 2]>>;
+
+    /// Writes down that segments, as far as they are live, are what their queries give of these revisions.
+    async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()>;
 
     /// One file by its id, live or not yet collected.
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>>;

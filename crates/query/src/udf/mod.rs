@@ -18,6 +18,7 @@ mod u256;
 
 use std::sync::Arc;
 
+pub use attestation::RowsHash;
 use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 pub(crate) use field::Fields;
 use function::udf;
