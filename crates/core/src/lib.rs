@@ -28,4 +28,4 @@ pub use dataset::DatasetKind;
 pub use name::{DatasetName, DatasetRef, DatasetVersion, Network, ProviderName, TableName};
 pub use range::BlockRange;
 pub use schema::TableDef;
-pub use segment::{RevisionId, Span};
+pub use segment::{RevisionId, SourceRevisions, Span};

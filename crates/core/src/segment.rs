@@ -1,7 +1,7 @@
 //! Segments: a block range of one table, linked by hashes to its neighbours, and the file that
 //! holds its rows.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -28,6 +28,37 @@ impl RevisionId {
 impl fmt::Display for RevisionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The storage revisions that rows of a derived dataset were computed from: those of all datasets that it is made
+/// of, down to the raw ones. Empty where nobody has written them down.
+///
+/// As text their ids, ascending, between commas.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceRevisions(pub BTreeSet<RevisionId>);
+
+impl SourceRevisions {
+    /// Whether somebody has written them down.
+    pub fn is_known(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+impl fmt::Display for SourceRevisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<String> = self.0.iter().map(RevisionId::to_string).collect();
+        f.write_str(&ids.join(","))
+    }
+}
+
+impl FromStr for SourceRevisions {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        let ids = text.split(',').filter(|id| !id.is_empty());
+        ids.map(|id| id.parse().map(RevisionId)).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -107,6 +138,9 @@ pub struct FileOrigin {
     /// of one that is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building_until: Option<BlockNum>,
+    /// What the rows were computed from, where the dataset is derived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<SourceRevisions>,
     /// The dataset's manifest. Only the file that lists its empty sisters has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<serde_json::Value>,
@@ -150,6 +184,16 @@ impl RangeMetadata {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn source_revisions_are_read_as_they_are_written() {
+        let [one, other] = [RevisionId::generate(), RevisionId::generate()];
+        let both = SourceRevisions([other, one].into());
+        assert_eq!(both.to_string(), format!("{},{}", one.min(other), one.max(other)));
+        assert_eq!(both.to_string().parse(), Ok(both));
+        assert_eq!("".parse(), Ok(SourceRevisions::default()));
+        assert!("x".parse::<SourceRevisions>().is_err());
+    }
 
     #[test]
     fn file_metadata_has_the_documented_form() {

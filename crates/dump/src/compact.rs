@@ -8,11 +8,11 @@
 //! below the final block) ends the lease, and the commit is refused: what was copied is collected, and the
 //! next pass plans anew.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use nozzle_core::{BlockNum, BlockRange, RevisionId, Span, range::MAX_BLOCK};
+use nozzle_core::{BlockNum, BlockRange, RevisionId, SourceRevisions, Span, range::MAX_BLOCK};
 use nozzle_metadata::{Scan, Segment, SegmentFile};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +59,15 @@ struct Piece {
     /// The bytes of each table's file.
     bytes: Vec<u64>,
     segments: Vec<Segment>,
+    /// What their rows were computed from, where the dataset is derived.
+    sources: Option<SourceRevisions>,
+}
+
+impl Piece {
+    /// Whether `next` can become one segment with it.
+    fn merges_with(&self, next: &Self) -> bool {
+        self.span.links_to(&next.span) && self.sources == next.sources
+    }
 }
 
 /// The runs of pieces that are worth to be merged, in block order; none shares a piece with another.
@@ -68,7 +77,7 @@ fn runs(pieces: &[Piece], policy: Policy) -> Vec<Range<usize>> {
     while start < pieces.len() {
         let end = start + fitting(&pieces[start..], policy.target_bytes);
         // Full: the next one links, and would not fit.
-        let is_full = pieces.get(end).is_some_and(|next| pieces[end - 1].span.links_to(&next.span));
+        let is_full = pieces.get(end).is_some_and(|next| pieces[end - 1].merges_with(next));
         if is_worth(&pieces[start..end], is_full, policy) {
             runs.push(start..end);
             start = end;
@@ -84,10 +93,7 @@ fn fitting(pieces: &[Piece], target_bytes: u64) -> usize {
     let mut sums = vec![0_u64; pieces.first().map_or(0, |piece| piece.bytes.len())];
     let mut count = 0;
     for piece in pieces {
-        let links = count == 0 || {
-            let before = &pieces[count - 1].span;
-            before.touches(&piece.span) && before.links_to(&piece.span)
-        };
+        let links = count == 0 || pieces[count - 1].merges_with(piece);
         sums.iter_mut().zip(&piece.bytes).for_each(|(sum, bytes)| *sum += bytes);
         if !links || (count > 0 && sums.iter().any(|sum| *sum > target_bytes)) {
             break;
@@ -110,7 +116,7 @@ fn is_worth(run: &[Piece], is_full: bool, policy: Policy) -> bool {
 /// it are too large to be merged with what is still to come.
 fn next_floor(pieces: &[Piece], policy: Policy, from: BlockNum) -> BlockNum {
     // Where something is still missing, what comes may be the neighbour of any piece above.
-    let linked = pieces.windows(2).take_while(|pair| pair[0].span.links_to(&pair[1].span)).count() + 1;
+    let linked = pieces.windows(2).take_while(|pair| pair[0].merges_with(&pair[1])).count() + 1;
     let pieces = &pieces[..linked.min(pieces.len())];
     let open = (0..pieces.len())
         .find(|start| fitting(&pieces[*start..], policy.target_bytes) == pieces.len() - start);
@@ -232,7 +238,9 @@ impl Compaction {
         let mut pieces = vec![];
         loop {
             let segments: Vec<Segment> = tables.iter_mut().filter_map(Iterator::next).collect();
-            let Some(span) = segments.first().map(|segment| segment.span) else { return Ok(pieces) };
+            let Some(span) = segments.first().map(|segment| segment.span) else {
+                return self.with_sources(pieces).await;
+            };
             if segments.len() != self.target.tables.len() || segments.iter().any(|s| s.span != span) {
                 return Err(DumpError::Refused(format!(
                     "the tables are not cut alike at blocks {}",
@@ -242,9 +250,26 @@ impl Compaction {
             if span.range.end() <= last {
                 let bytes =
                     segments.iter().map(|s| s.file.as_ref().map_or(0, |file| file.size_bytes)).collect();
-                pieces.push(Piece { span, bytes, segments });
+                pieces.push(Piece { span, bytes, segments, sources: None });
             }
         }
+    }
+
+    /// The pieces with what they were computed from.
+    async fn with_sources(&self, mut pieces: Vec<Piece>) -> Result<Vec<Piece>, DumpError> {
+        let Some((_, location)) = self.target.tables.first() else { return Ok(pieces) };
+        let metadata = &self.target.metadata;
+        let Some([least, greatest]) = metadata.source_bounds(location.id).await? else { return Ok(pieces) };
+        if least == greatest {
+            pieces.iter_mut().for_each(|piece| piece.sources = Some(least.clone()));
+            return Ok(pieces);
+        }
+        let ids: Vec<_> = pieces.iter().filter_map(|piece| Some(piece.segments.first()?.id)).collect();
+        let mut sources: HashMap<_, _> = metadata.sources(&ids).await?.into_iter().collect();
+        for piece in &mut pieces {
+            piece.sources = piece.segments.first().and_then(|segment| sources.remove(&segment.id));
+        }
+        Ok(pieces)
     }
 
     async fn merge(&self, run: &[Piece], cancel: &CancellationToken) -> Result<Merge, DumpError> {
@@ -285,7 +310,9 @@ impl Compaction {
         lost: &CancellationToken,
         cancel: &CancellationToken,
     ) -> Result<Merge, DumpError> {
-        let Some(terms) = terms else { return Ok(Merge::Lost) };
+        let (Some(terms), Some(first)) = (terms, run.first()) else { return Ok(Merge::Lost) };
+        let lease = terms.lease;
+        let terms = Terms { sources: first.sources.clone(), ..terms };
         let mut writer = SegmentWriter::of_span(Arc::clone(&self.target), terms, span);
         let copied = tokio::select! {
             copied = self.copy(run, &mut writer) => copied.map(|()| None),
@@ -319,7 +346,7 @@ impl Compaction {
         }
         let replaced = segments().map(|segment| segment.id).collect();
         let change = Change { kept: merged, replaced, ..Change::default() };
-        match commit(&self.target, terms.lease, change, &Silent).await {
+        match commit(&self.target, lease, change, &Silent).await {
             Ok(()) => Ok(Merge::Done {
                 segments: run.len() as u64,
                 bytes: run.iter().flat_map(|piece| &piece.bytes).sum(),
@@ -389,7 +416,7 @@ mod tests {
     fn piece(start: u64, end: u64, bytes: u64) -> Piece {
         let range = BlockRange::new(start, end).expect("a range");
         let span = Span { range, prev_hash: hash(start), hash: hash(end + 1) };
-        Piece { span, bytes: vec![bytes, bytes / 2], segments: vec![] }
+        Piece { span, bytes: vec![bytes, bytes / 2], segments: vec![], sources: None }
     }
 
     /// One-block pieces of these sizes.
@@ -421,6 +448,16 @@ mod tests {
         pieces[4].span.hash = hash(99);
         pieces.remove(8);
         assert_eq!(cuts(&pieces, POLICY.everything()), [(0, 5), (5, 8)]);
+    }
+
+    #[test]
+    fn only_what_was_computed_from_the_same_is_merged() {
+        let mut pieces = blocks(&[10; 10]);
+        let of_another = SourceRevisions([RevisionId::generate()].into());
+        pieces[..4].iter_mut().for_each(|piece| piece.sources = Some(of_another.clone()));
+        assert_eq!(cuts(&pieces, POLICY.everything()), [(0, 4), (4, 10)]);
+        // Once the others are found to be the same, all of them are.
+        assert_eq!(next_floor(&pieces, POLICY, 0), 0);
     }
 
     #[test]

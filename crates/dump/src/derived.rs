@@ -17,11 +17,12 @@ use futures::{
     stream::{self, BoxStream},
 };
 use nozzle_core::{
-    BlockId, BlockNum, BlockRange, DatasetRef, Network, TableDef, block::BlockLink, derived::Resolved,
+    BlockId, BlockNum, BlockRange, DatasetRef, Network, SourceRevisions, TableDef, block::BlockLink,
+    derived::Resolved,
 };
 use nozzle_metadata::MetadataStore;
-use nozzle_query::{Chain, Engine, QueryError, Session, TableQuery, plain::plain_batch};
-use nozzle_sources::{BlockRows, BlockSource, Head, SourceError, TableRows};
+use nozzle_query::{Chain, Engine, QueryError, Session, TableQuery, catalog::is_raw, plain::plain_batch};
+use nozzle_sources::{BlockRows, BlockSource, Head, MadeOf, SourceError, TableRows};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -150,7 +151,7 @@ impl Derivation {
                 return Err(SourceError::Refused { provider: self.name.clone(), why });
             };
             let plan = incremental.at(range, self.start_block).map_err(|error| self.failed(error))?;
-            let rows = session.execute(plan).await.map_err(|error| self.failed(error))?;
+            let rows = session.execute_range(plan).await.map_err(|error| self.failed(error))?;
             let batches: Vec<RecordBatch> =
                 rows.try_collect().await.map_err(|error| self.failed(error.into()))?;
             let batch = self.conformed(&batches, &table.schema)?;
@@ -234,6 +235,33 @@ impl BlockSource for DerivedSource {
             return Ok(first.first().map(|first| BlockId { number, hash: first.parent_hash }));
         }
         own.block_at(&session, &chain, number).await
+    }
+
+    /// The revisions that are read, and of what is derived itself also those that it was computed from.
+    async fn made_of(&self) -> Result<Option<MadeOf>, SourceError> {
+        let own = &self.0;
+        let session = own.session().await?;
+        let (mut revisions, mut is_settled) = (BTreeSet::new(), true);
+        for reference in own.names.values() {
+            let Some((dataset, Some(revision))) = session.active(reference) else {
+                is_settled = false;
+                continue;
+            };
+            revisions.insert(revision.id);
+            let Some(location) = revision.locations.first().filter(|_| !is_raw(dataset.kind)) else {
+                continue;
+            };
+            let bounds = own.metadata.source_bounds(location.id).await;
+            for of in bounds.map_err(|error| own.unavailable(error))?.into_iter().flatten() {
+                is_settled &= of.is_known();
+                revisions.extend(of.0);
+            }
+        }
+        let is_active = |id| {
+            session.snapshot().datasets.iter().any(|(_, own)| own.as_ref().is_some_and(|own| own.id == id))
+        };
+        is_settled &= revisions.iter().all(|id| is_active(*id));
+        Ok(Some(MadeOf { revisions: SourceRevisions(revisions), is_settled }))
     }
 
     async fn head_moved(&self) {

@@ -159,7 +159,7 @@ impl Job {
     }
 
     fn new_writer(&self) -> SegmentWriter {
-        SegmentWriter::new(Arc::clone(&self.target), self.terms)
+        SegmentWriter::new(Arc::clone(&self.target), self.terms.clone())
     }
 
     async fn append(
@@ -197,7 +197,7 @@ impl Job {
     /// Commits what the writer holds; `Some` where the round must look again.
     async fn commit(
         &mut self,
-        writer: SegmentWriter,
+        mut writer: SegmentWriter,
         observer: &dyn Observer,
     ) -> Result<Option<JobEnd>, DumpError> {
         if writer.is_empty() {
@@ -205,6 +205,10 @@ impl Job {
         }
         let mut change = std::mem::take(&mut self.first_change);
         let started = Instant::now();
+        // What it is made of may have become another while its rows were read.
+        if let Some(made_of) = self.source.made_of().await? {
+            writer.add_sources(made_of.revisions);
+        }
         change.added.extend(writer.close().await?);
         let closed = Instant::now();
         match commit(&self.target, self.terms.lease, change, observer).await {

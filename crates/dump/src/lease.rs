@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nozzle_core::{BlockNum, BlockRange, RevisionId};
+use nozzle_core::{BlockNum, BlockRange, RevisionId, SourceRevisions};
 use nozzle_metadata::{CommitSeq, HEARTBEAT, HeldLease, LEASE_TIMEOUT, Lease, LeaseId, MetadataStore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -44,7 +44,7 @@ impl Leases {
     /// The terms under which all of `range` can be written.
     pub fn covering(&self, range: BlockRange) -> Option<Terms> {
         let lease = self.leases.iter().find(|lease| lease.range.covers(range))?;
-        Some(Terms { lease: lease.id, after_commit: self.sequence, building_until: None })
+        Some(Terms { lease: lease.id, after_commit: self.sequence, building_until: None, sources: None })
     }
 
     /// Is cancelled when a lease is found to have been taken by another writer.
@@ -66,7 +66,7 @@ impl Leases {
 }
 
 /// Under what segments are written: what allows it, and what their files say of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// The lease that holds their blocks.
     pub lease: LeaseId,
@@ -74,6 +74,8 @@ pub struct Terms {
     pub after_commit: CommitSeq,
     /// The last block that the revision needs before it is read; `None` where it is read.
     pub building_until: Option<BlockNum>,
+    /// What the rows were computed from, where the dataset is derived.
+    pub sources: Option<SourceRevisions>,
 }
 
 /// Renews until `stop`. A database that does not answer is asked again: the lease lives as long as

@@ -30,6 +30,7 @@ pub mod parquet;
 mod pieces;
 pub mod plan;
 pub mod raw;
+mod recompute;
 pub mod reorg;
 pub mod repair;
 pub mod restore;

@@ -70,6 +70,15 @@ pub enum Event {
         /// The orphaned blocks.
         orphaned: BlockRange,
     },
+    /// What a derived dataset is made of was built anew: stored segments were computed again and compared.
+    Recomputed {
+        /// Their blocks.
+        range: BlockRange,
+        /// How many segments there are of each table.
+        segments: usize,
+        /// How many of them had other rows, and were replaced.
+        replaced: usize,
+    },
     /// Another live writer has these blocks; this dump leaves them to it.
     LeftToWriter {
         /// The blocks.

@@ -31,10 +31,10 @@ const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// file holds one page and a compressor that is sized by it, and pages are what a filter skips.
 const PAGE_BYTES: usize = 256 << 10;
 
-/// How often the bloom filter of a column without repetitions may be wrong. Who looks such a value up asks
-/// every file for it, and reads each in vain whose filter is wrong: of the usual 5 % in thousands of files
-/// that would be most of the work.
-const UNIQUE_FPP: f64 = 0.001;
+/// How often the bloom filter of a column of hashes may be wrong. Who looks a hash up asks every file for it, and
+/// reads each in vain whose filter is wrong: of the usual 5 % in thousands of files that would be most of the work,
+/// and a join that looks up the hashes of some new rows would find one of them nearly everywhere.
+const HASH_FPP: f64 = 0.001;
 
 /// How the pages of a file are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,8 +234,9 @@ fn column(
             let has_bloom_filter =
                 options.bloom_filters && matches!(width, 20 | 32) && is_looked_up(field.name());
             let is_unique = is_unique(table.name.as_str(), field.name());
-            let builder = match has_bloom_filter && is_unique {
-                true => builder.set_column_bloom_filter_fpp(path.clone(), UNIQUE_FPP),
+            let is_hash = field.name() == "hash" || field.name().ends_with("_hash");
+            let builder = match has_bloom_filter && is_hash {
+                true => builder.set_column_bloom_filter_fpp(path.clone(), HASH_FPP),
                 false => builder,
             };
             builder
@@ -314,7 +315,7 @@ mod tests {
     }
 
     fn origin() -> FileOrigin {
-        FileOrigin { after_commit: 7, lease: 3, building_until: None, manifest: None }
+        FileOrigin { after_commit: 7, lease: 3, building_until: None, sources: None, manifest: None }
     }
 
     #[test]

@@ -80,7 +80,8 @@ impl Repair<'_> {
         cancel: &CancellationToken,
     ) -> Result<RepairEnd, DumpError> {
         for range in segments {
-            let terms = leases.covering(*range).ok_or(DumpError::LeaseLost)?;
+            let mut terms = leases.covering(*range).ok_or(DumpError::LeaseLost)?;
+            terms.sources = self.source.made_of().await?.map(|made_of| made_of.revisions);
             // Read under the lease: nobody else changes it now.
             let pieces = self.stored.pieces(*range).await?;
             let piece = pieces.into_iter().find(|piece| piece.span.range == *range);
@@ -99,6 +100,7 @@ impl Repair<'_> {
         observer: &dyn Observer,
         cancel: &CancellationToken,
     ) -> Result<RepairEnd, DumpError> {
+        let lease = terms.lease;
         let mut writer = SegmentWriter::new(Arc::clone(&self.target), terms);
         let extracting = self.extract(piece.span.range, &mut writer, observer);
         match cancel.run_until_cancelled(extracting).await {
@@ -115,7 +117,7 @@ impl Repair<'_> {
         let added = writer.close().await?;
         let replaced = piece.segments.iter().map(|segment| segment.id).collect();
         let change = Change { added, replaced, ..Change::default() };
-        match commit(&self.target, terms.lease, change, observer).await {
+        match commit(&self.target, lease, change, observer).await {
             Ok(()) => Ok(RepairEnd::Done),
             Err(Refusal::Replan(error @ CommitError::NotLinked { .. })) => Err(DumpError::Refused(format!(
                 "the provider's chain is not the stored one at the border of blocks {}: {error}; run `nozzle dump`, which replaces what a reorg has changed",

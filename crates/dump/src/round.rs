@@ -30,6 +30,7 @@ impl Run<'_> {
         let last = end.map_or(limit.number, |end| end.min(limit.number));
         let whole_until = self.dump.options.part.map_or(last, |part| part.whole_until.max(last));
         self.goal.store(whole_until, Ordering::Relaxed);
+        self.look_at_sources().await?;
         let mut spans = self.spans().await?;
         let mut orphan = match self.unless_stopped(self.find_orphan(&spans, limit)).await? {
             Some(orphan) => orphan,
@@ -55,6 +56,9 @@ impl Run<'_> {
         // An end below what was found complete before leaves nothing to do.
         let wanted = BlockRange::new(self.floor.load(Ordering::Relaxed).max(first), last);
         let missing = wanted.map(|wanted| plan::missing(wanted, &spans)).unwrap_or_default();
+        if let Some(round) = self.recompute_some(last, limit.number, missing.is_empty()).await? {
+            return Ok(round);
+        }
         if missing.is_empty() {
             // Neighbours are compared at each commit, so a break cannot be; if it is, say so.
             return match chain::first_break(&spans) {
@@ -109,7 +113,7 @@ impl Run<'_> {
         Ok(plan::missing(wanted, &self.spans_from(from).await?).is_empty())
     }
 
-    async fn claim(&self, wanted: &[BlockRange], all_or_nothing: bool) -> Result<Claimed, DumpError> {
+    pub async fn claim(&self, wanted: &[BlockRange], all_or_nothing: bool) -> Result<Claimed, DumpError> {
         let request = lease::Request {
             store: &self.dump.metadata,
             revision: self.revision.id,
@@ -174,20 +178,21 @@ impl Run<'_> {
     }
 
     /// The terms under which a range can be written now.
-    fn terms(&self, leases: &Leases, range: BlockRange) -> Option<Terms> {
+    pub fn terms(&self, leases: &Leases, range: BlockRange) -> Option<Terms> {
         let is_building = self.is_building.load(Ordering::Relaxed);
         let building_until = is_building.then(|| self.goal.load(Ordering::Relaxed));
-        Some(Terms { building_until, ..leases.covering(range)? })
+        let sources = self.source_revisions();
+        Some(Terms { building_until, sources, ..leases.covering(range)? })
     }
 
-    fn job(&self, terms: Terms, range: BlockRange, cut: CutPolicy, first_change: Change) -> Job {
+    pub fn job(&self, terms: Terms, range: BlockRange, cut: CutPolicy, first_change: Change) -> Job {
         let (target, source) = (Arc::clone(&self.target), Arc::clone(&self.dump.source));
         Job { target, source, cut, terms, range, first_change }
     }
 
     /// Runs jobs side by side, in block order. The first failure or change of the chain stops the
     /// others at a whole block; what they have stays.
-    async fn run_jobs(&self, jobs: Vec<Job>, leases: &Leases) -> Result<Round, DumpError> {
+    pub async fn run_jobs(&self, jobs: Vec<Job>, leases: &Leases) -> Result<Round, DumpError> {
         let stop = self.cancel.child_token();
         let lost = leases.lost();
         let ends = stream::iter(jobs)
@@ -253,7 +258,11 @@ impl Run<'_> {
                 return Ok(Round::Replan("the orphaned segments are gone".into()));
             };
             let span = Span { range: kept, prev_hash, hash: fork.hash };
-            change.kept = rewrite::keep(&self.target, terms, &first, span).await?;
+            // What is copied stays what it was computed from.
+            let ids: Vec<_> = first.first().map(|segment| segment.id).into_iter().collect();
+            let sources = self.dump.metadata.sources(&ids).await?.pop().map(|(_, sources)| sources);
+            change.kept =
+                rewrite::keep(&self.target, Terms { sources, ..terms.clone() }, &first, span).await?;
         }
         let Some(again) = again else {
             return match commit(&self.target, terms.lease, change, self.observer).await {
@@ -270,7 +279,7 @@ impl Run<'_> {
     }
 
     /// The live segments of a range, for each table.
-    async fn segments(&self, range: BlockRange) -> Result<Vec<Vec<Segment>>, DumpError> {
+    pub async fn segments(&self, range: BlockRange) -> Result<Vec<Vec<Segment>>, DumpError> {
         let sequence = self.dump.metadata.sequence().await?;
         let mut tables = vec![];
         for (_, location) in &self.target.tables {

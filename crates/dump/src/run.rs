@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use nozzle_core::{BlockId, BlockNum, BlockRange};
 use nozzle_metadata::{Finality, HeldLease, Revision, RevisionState};
-use nozzle_sources::Head;
+use nozzle_sources::{Head, MadeOf};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -105,6 +105,10 @@ pub(crate) struct Run<'a> {
     pub goal: AtomicU64,
     /// Below it a former round of this run has found all blocks stored and linked: see `round`.
     pub floor: AtomicU64,
+    /// What the newest round found its source to be made of, where that is something stored.
+    pub made_of: Mutex<Option<MadeOf>>,
+    /// Whether the last round has computed segments again: the next one sees to new blocks first.
+    pub has_recomputed: AtomicBool,
 }
 
 /// What the loop remembers from round to round.
@@ -143,7 +147,18 @@ impl<'a> Run<'a> {
     ) -> Self {
         let floor = AtomicU64::new(dump.options.part.map_or(dump.start_block, |part| part.blocks.start()));
         let is_building = AtomicBool::new(revision.state == RevisionState::Building);
-        Self { dump, target, revision, observer, cancel, is_building, goal: AtomicU64::new(0), floor }
+        Self {
+            dump,
+            target,
+            revision,
+            observer,
+            cancel,
+            is_building,
+            goal: AtomicU64::new(0),
+            floor,
+            made_of: Mutex::new(None),
+            has_recomputed: AtomicBool::new(false),
+        }
     }
 
     /// Rounds until the end is reached, or the dump is asked to stop.
@@ -301,11 +316,17 @@ impl<'a> Run<'a> {
         let settled_end = end.map_or(finalized, |end| finalized.map(|finalized| finalized.min(end)));
         let spans = self.spans_from(start).await?;
         let wanted = settled_end.and_then(|settled| BlockRange::new(start, settled));
+        let mut settled = wanted.map(|wanted| plan::missing(wanted, &spans)).unwrap_or_default();
+        self.look_at_sources().await?;
+        if let Some(wanted) = wanted {
+            settled.extend(self.stale(wanted, wanted.end()).await?.iter().map(|segment| segment.span.range));
+            settled = nozzle_core::range::merge(settled);
+        }
         Ok(Outlook {
             is_empty: goal.is_none(),
             end,
             head: sight.chain.head.number,
-            settled: wanted.map(|wanted| plan::missing(wanted, &spans)).unwrap_or_default(),
+            settled,
             unsettled_from: finalized.map_or(start, |finalized| (finalized + 1).max(start)),
         })
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use arrow::array::RecordBatch;
 use chrono::{SecondsFormat, Utc};
 use nozzle_core::{
-    BlockRange, Network, Span, TableDef, TableName, layout,
+    BlockRange, Network, SourceRevisions, Span, TableDef, TableName, layout,
     segment::{FileMetadata, FileOrigin, RangeMetadata},
 };
 use nozzle_metadata::{Location, MetadataStore, NewFile, NewSegment, SegmentFile};
@@ -92,6 +92,11 @@ impl SegmentWriter {
         }
         self.span = Some(span);
         self.write(rows.tables.into_iter().map(|table| table.batch).collect()).await
+    }
+
+    /// Takes note that rows may also have been computed from these revisions.
+    pub fn add_sources(&mut self, others: SourceRevisions) {
+        self.terms.sources.get_or_insert_default().0.extend(others.0);
     }
 
     /// Adds one batch of rows for each table, in the tables' order.
@@ -201,11 +206,12 @@ impl SegmentWriter {
     /// What a file says of its place among the others. The first of its cut, which lists its empty
     /// sisters, also has the manifest.
     fn origin(&self, is_first: bool) -> FileOrigin {
-        let Terms { lease, after_commit, building_until } = self.terms;
+        let Terms { lease, after_commit, building_until, ref sources } = self.terms;
         FileOrigin {
             after_commit: after_commit.0.unsigned_abs(),
             lease: lease.0,
             building_until,
+            sources: sources.clone(),
             manifest: is_first.then(|| self.target.manifest.clone()),
         }
     }
@@ -248,7 +254,10 @@ async fn close_table(
     empty_tables: Vec<TableName>,
 ) -> Result<NewSegment, DumpError> {
     let (table, location) = &target.tables[index];
-    let Some(file) = file else { return Ok(NewSegment { location: location.id, span, file: None }) };
+    let sources = origin.sources.clone();
+    let Some(file) = file else {
+        return Ok(NewSegment { location: location.id, span, file: None, sources });
+    };
     let metadata = FileMetadata {
         table: table.name.clone(),
         filename: file.name.clone(),
@@ -257,7 +266,7 @@ async fn close_table(
         empty_tables,
     };
     let closed = close_file(file, metadata, origin, location).await?;
-    Ok(NewSegment { location: location.id, span, file: Some(closed) })
+    Ok(NewSegment { location: location.id, span, file: Some(closed), sources })
 }
 
 async fn close_file(

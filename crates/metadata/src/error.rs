@@ -28,6 +28,9 @@ pub enum MetadataError {
     /// The request contradicts what is stored: asking again does not help.
     #[error("{0}")]
     Refused(String),
+    /// A dataset would be made of one that is not registered: register, or remove, that one first.
+    #[error("{0}")]
+    Dependency(String),
     /// The lease has ended, or there never was one: stop writing its blocks.
     #[error("the lease {0} has ended")]
     LeaseEnded(LeaseId),

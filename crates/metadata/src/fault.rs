@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     ReadOnly,
     /// What is asked for contradicts what is stored.
     Refused(String),
+    /// A dataset would be made of one that is not registered.
+    Dependency(String),
     /// The lease that it is asked for under has ended.
     LeaseEnded(LeaseId),
     /// What is asked for has been collected.
@@ -84,6 +86,7 @@ impl Fault {
             Self::Corrupt(what) => MetadataError::Corrupt { database: database.to_owned(), what },
             Self::ReadOnly => MetadataError::ReadOnly { database: database.to_owned() },
             Self::Refused(why) => MetadataError::Refused(why),
+            Self::Dependency(why) => MetadataError::Dependency(why),
             Self::LeaseEnded(lease) => MetadataError::LeaseEnded(lease),
             Self::Expired => MetadataError::Expired,
             Self::Schema(why) => MetadataError::Schema(why),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nozzle_core::{
     BlockId, BlockNum, BlockRange, DatasetKind, DatasetName, DatasetVersion, Network, ProviderName,
-    RevisionId, Span, TableName,
+    RevisionId, SourceRevisions, Span, TableName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -366,6 +366,8 @@ pub struct NewSegment {
     pub span: Span,
     /// The file with its rows, whose name was recorded under the lease before the upload.
     pub file: Option<NewFile>,
+    /// What its rows were computed from, where the dataset is derived.
+    pub sources: Option<SourceRevisions>,
 }
 
 /// A file that was written and closed.

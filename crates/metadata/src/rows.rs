@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use nozzle_core::{BlockHash, BlockId, BlockRange, RevisionId, Span};
+use nozzle_core::{BlockHash, BlockId, BlockRange, RevisionId, SourceRevisions, Span};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -477,6 +477,35 @@ impl FooterRow {
     pub(crate) fn read(self) -> Read<(SegmentId, Bytes)> {
         Ok((SegmentId(self.segment_id), Bytes::from(self.footer)))
     }
+}
+
+#[derive(Debug, FromRow)]
+pub(crate) struct SourcesRow {
+    segment_id: i64,
+    sources: String,
+}
+
+impl SourcesRow {
+    pub(crate) fn read(self) -> Read<(SegmentId, SourceRevisions)> {
+        Ok((SegmentId(self.segment_id), source_revisions(&self.sources)?))
+    }
+}
+
+#[derive(Debug, FromRow)]
+pub(crate) struct SourceBoundsRow {
+    least: Option<String>,
+    greatest: Option<String>,
+}
+
+impl SourceBoundsRow {
+    pub(crate) fn read(self) -> Read<Option<[SourceRevisions; 2]>> {
+        let Some((least, greatest)) = self.least.zip(self.greatest) else { return Ok(None) };
+        Ok(Some([source_revisions(&least)?, source_revisions(&greatest)?]))
+    }
+}
+
+fn source_revisions(text: &str) -> Read<SourceRevisions> {
+    parse("sources", text)
 }
 
 /// A segment as a commit looks at it.

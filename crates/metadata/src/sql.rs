@@ -165,6 +165,11 @@ pub(crate) const TOTALS: &str = concat!(
     ") seen"
 );
 
+/// The least and the greatest of what the live segments of the location `$1` were computed from.
+pub(crate) const SOURCE_BOUNDS: &str =
+    "SELECT (SELECT MIN(sources) FROM segment_sources WHERE location_id = $1) AS least,
+            (SELECT MAX(sources) FROM segment_sources WHERE location_id = $1) AS greatest";
+
 /// The segment `$1` with all that it belongs to.
 pub(crate) const FILE: &str = concat!(
     "SELECT ",

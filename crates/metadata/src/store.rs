@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
+use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceRevisions, Span};
 use tokio::sync::watch;
 
 use crate::{
@@ -32,7 +32,7 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     // --- datasets -------------------------------------------------------------------------------
 
     /// Registers a dataset. The same manifest again is no error; another manifest under the same
-    /// name and version is refused.
+    /// name and version is refused, and so is a derived one that is pinned to a dataset that is not registered.
     async fn register_dataset(&self, dataset: &NewDataset) -> Result<Registered>;
 
     /// The dataset of that name: the given version, or the greatest.
@@ -43,7 +43,7 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// Removes datasets and retires their revisions: all of them, or none. Their names and versions may be
     /// registered again afterwards, as new datasets. Refused while somebody holds a live lease on a revision
-    /// of theirs, or a job is live.
+    /// of theirs, a job is live, or a dataset that stays is made of one of them.
     async fn remove_datasets(&self, datasets: &[DatasetId]) -> Result<()>;
 
     // --- providers ------------------------------------------------------------------------------
@@ -121,6 +121,17 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// The Parquet footers of the given segments, in any order; those without a file are left out.
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>>;
+
+    /// What the given segments were computed from, in any order; those that were not, or that are not live, are
+    /// left out.
+    async fn sources(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, SourceRevisions)>>;
+
+    /// The least and the greatest, as text, of what the live segments of a table were computed from: the same twice
+    /// where all are of the same. `None` where none is computed. Costs the same however many there are.
+    async fn source_bounds(&self, location: LocationId) -> Result<Option<[SourceRevisions; 2]>>;
+
+    /// Writes down that segments, as far as they are live, are what their queries give of these revisions.
+    async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()>;
 
     /// One file by its id, live or not yet collected.
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>>;

@@ -1,9 +1,10 @@
 //! What may be stored, decided from values alone: the databases only fetch and store.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use nozzle_core::{
-    BlockNum, BlockRange, DatasetRef, RevisionId, Span, TableName,
+    BlockNum, BlockRange, DatasetKind, DatasetRef, RevisionId, Span, TableName,
+    derived::DerivedManifest,
     range::{MAX_BLOCK, merge, subtract},
 };
 
@@ -30,6 +31,44 @@ pub(crate) fn check_same(new: &NewDataset, there: &Dataset) -> Result<Registered
         "the dataset `{}` is already registered in version {} with another manifest: give the new one another version",
         new.name, new.version
     ))
+}
+
+/// The datasets that a derived one was pinned to when it was registered, in the order in which they are locked.
+pub(crate) fn reads(kind: DatasetKind, manifest: &str) -> BTreeSet<DatasetRef> {
+    if !matches!(kind, DatasetKind::Manifest | DatasetKind::Sql) {
+        return BTreeSet::new();
+    }
+    let resolved =
+        serde_json::from_str(manifest).ok().and_then(|manifest: DerivedManifest| manifest.resolved);
+    resolved.map(|pinned| pinned.names.into_values().chain([pinned.chain]).collect()).unwrap_or_default()
+}
+
+/// A dataset that is to be read by a new one, and that must be there.
+pub(crate) fn check_readable(new: &NewDataset, read: &DatasetRef, is_there: bool) -> Result<(), Fault> {
+    if is_there {
+        return Ok(());
+    }
+    let name = &new.name;
+    Err(Fault::Dependency(format!(
+        "`{name}` is made of the dataset `{read}`, which is not registered: register or restore that first"
+    )))
+}
+
+/// Datasets that are to be removed, beside all that are registered: none that stays may be made of one that goes.
+pub(crate) fn check_unread(removed: &[DatasetId], all: &[Dataset]) -> Result<(), Fault> {
+    let (gone, staying): (Vec<_>, Vec<_>) = all.iter().partition(|dataset| removed.contains(&dataset.id));
+    for dataset in staying {
+        let reads = reads(dataset.kind, &dataset.manifest);
+        let is_read = |gone: &&&Dataset| {
+            reads.contains(&DatasetRef { name: gone.name.clone(), version: Some(gone.version) })
+        };
+        if let Some(read) = gone.iter().find(is_read) {
+            let (name, version) = (&dataset.name, dataset.version);
+            let why = format!("the dataset `{name}` {version} is made of `{}`: remove it first", read.name);
+            return Err(Fault::Dependency(why));
+        }
+    }
+    Ok(())
 }
 
 /// A new revision, beside those that its dataset has.

@@ -11,7 +11,7 @@ use nozzle_core::{
     manifest::{Manifest, RawManifest},
     range::MAX_BLOCK,
 };
-use nozzle_metadata::{Dataset, MetadataStore, NewDataset};
+use nozzle_metadata::{Dataset, MetadataError, MetadataStore, NewDataset};
 use serde_json::{Value, json};
 
 use crate::{
@@ -203,8 +203,11 @@ async fn register_new(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyh
         network: resolved.network(),
         manifest: serde_json::to_string(&resolved).context("writing the manifest as JSON")?,
     };
-    metadata.register_dataset(&dataset).await.with_context(|| {
-        format!("registering `{reference}` failed; a changed manifest needs a new `version`")
+    metadata.register_dataset(&dataset).await.map_err(|error| match error {
+        // What it is made of was removed while it was checked.
+        MetadataError::Dependency(_) => error.into(),
+        error => anyhow::Error::new(error)
+            .context(format!("registering `{reference}` failed; a changed manifest needs a new `version`")),
     })?;
     let registered = metadata.dataset(&reference).await?;
     registered.with_context(|| format!("the dataset `{}` was removed while it was registered", dataset.name))
@@ -270,9 +273,25 @@ pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Re
         }
         // What was brought in may be what the others were waiting for.
         if rejected.is_empty() || rejected.len() == count {
+            tell_cycles(&mut rejected);
             return Ok(rejected);
         }
         waiting = rejected.into_iter().map(|rejected| rejected.definition).collect();
+    }
+}
+
+/// Says of those that are made of each other that they are: each by itself lacks the next one.
+fn tell_cycles(rejected: &mut [Rejected]) {
+    let manifests = rejected.iter().flat_map(|rejected| rejected.definition.manifests().unwrap_or_default());
+    let graph = derived::reading(manifests);
+    for rejected in rejected {
+        let defined = rejected.definition.manifests().unwrap_or_default();
+        let cycle = defined.iter().find_map(|manifest| derived::cycle(manifest.name(), &graph));
+        if let Some(cycle) = cycle {
+            let steps: Vec<_> =
+                cycle.windows(2).map(|pair| format!("`{}` of `{}`", pair[0], pair[1])).collect();
+            rejected.error = anyhow::anyhow!("datasets are made of each other: {}", steps.join(", "));
+        }
     }
 }
 

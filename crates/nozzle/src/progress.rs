@@ -178,6 +178,10 @@ impl State {
                 self.dataset,
                 fork.map_or("below them".to_owned(), |fork| fork.number.to_string()),
             )),
+            Event::Recomputed { range, segments, replaced } => say(&format!(
+                "{}: what it is made of was built anew: computed blocks {range} again, and replaced {replaced} of {segments} segments",
+                self.dataset
+            )),
             Event::LeftToWriter { range, holder } => {
                 say(&format!("{}: blocks {range} are left to {holder}", self.dataset));
             }

@@ -48,4 +48,4 @@ pub use incremental::Incremental;
 pub use session::{Engine, EngineConfig, Session, asks_for_stream};
 pub use stores::{OpenedStore, Stores};
 pub use stream::{QueryStream, StreamItem, StreamOptions, StreamRange};
-pub use udf::functions;
+pub use udf::{RowsHash, functions};

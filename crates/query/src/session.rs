@@ -48,6 +48,10 @@ use crate::{
     udf,
 };
 
+/// Keys that are looked up in bloom filters. A filter of a hash is wrong for one of a thousand, so of more keys hardly
+/// any row group would be left out.
+const LOOKED_UP_KEYS: usize = 2_048;
+
 /// Limits and sizes of the engine.
 #[derive(Debug, Clone, Default)]
 pub struct EngineConfig {
@@ -266,7 +270,23 @@ impl Session {
 
     /// Runs a plan; rows come as they are made.
     pub async fn execute(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream, QueryError> {
-        let started = async { self.context.execute_logical_plan(plan).await?.execute_stream().await };
+        Self::execute_in(&self.context, plan).await
+    }
+
+    /// As [`Self::execute`], for the rows of a few blocks among all. Where these are joined with all others, up to
+    /// [`LOOKED_UP_KEYS`] keys of theirs are looked up in the bloom filters of the other side's row groups.
+    pub async fn execute_range(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream, QueryError> {
+        let mut state = self.context.state();
+        let optimizer = &mut state.config_mut().options_mut().optimizer;
+        optimizer.hash_join_inlist_pushdown_max_distinct_values = LOOKED_UP_KEYS;
+        Self::execute_in(&SessionContext::new_with_state(state), plan).await
+    }
+
+    async fn execute_in(
+        context: &SessionContext,
+        plan: LogicalPlan,
+    ) -> Result<SendableRecordBatchStream, QueryError> {
+        let started = async { context.execute_logical_plan(plan).await?.execute_stream().await };
         started.await.map_err(|error: DataFusionError| {
             // No row was read yet: what is computed here are the query's own constants. A store or a database
             // that fails is another thing.

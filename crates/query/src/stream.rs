@@ -283,7 +283,7 @@ impl QueryStream {
             None => session.links(&chain, numbers).await?.first().map(|l| l.parent_hash).unwrap_or_default(),
         };
         let (_, incremental): (_, Incremental) = session.incremental(&self.sql).await?;
-        let rows = session.execute(incremental.query_at(numbers, self.start)?).await?;
+        let rows = session.execute_range(incremental.query_at(numbers, self.start)?).await?;
         let range = StreamRange { numbers, network: self.network.clone(), hash, prev_hash };
         self.running = Some((rows, range));
         Ok(true)

@@ -28,4 +28,4 @@ pub use error::SourceError;
 pub use failover::Failover;
 pub use limit::{LimitOptions, Throttle};
 pub use retry::{Retry, RetryPolicy};
-pub use source::{BlockRows, BlockSource, Chain, Decoded, Head, SharedSource, TableRows};
+pub use source::{BlockRows, BlockSource, Chain, Decoded, Head, MadeOf, SharedSource, TableRows};

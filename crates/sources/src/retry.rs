@@ -14,7 +14,7 @@ use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef};
 use crate::{
     error::SourceError,
     remaining::Remaining,
-    source::{BlockRows, BlockSource, Head},
+    source::{BlockRows, BlockSource, Head, MadeOf},
 };
 
 /// How often and how fast to ask again.
@@ -124,6 +124,10 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
 
     async fn block_id(&self, number: BlockNum) -> Result<Option<BlockId>, SourceError> {
         self.ask("a block's hash", || self.inner.block_id(number)).await
+    }
+
+    async fn made_of(&self) -> Result<Option<MadeOf>, SourceError> {
+        self.ask("what its rows are computed from", || self.inner.made_of()).await
     }
 
     async fn head_moved(&self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef, block::BlockLink};
+use nozzle_core::{BlockId, BlockNum, BlockRange, SourceRevisions, TableDef, block::BlockLink};
 
 use crate::error::SourceError;
 
@@ -36,6 +36,11 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
         true
     }
 
+    /// What its rows are computed from, read now; `None` where they come from a chain itself.
+    async fn made_of(&self) -> Result<Option<MadeOf>, SourceError> {
+        Ok(None)
+    }
+
     /// Waits until the source says by itself that the head may have moved; one that cannot never
     /// returns. A hint: callers poll as well.
     async fn head_moved(&self) {
@@ -58,6 +63,16 @@ pub enum Chain {
     Id(u64),
     /// Its names, as those who serve it call it.
     Named(Vec<String>),
+}
+
+/// What is stored already and rows are computed from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeOf {
+    /// The storage revisions, down to those of raw datasets.
+    pub revisions: SourceRevisions,
+    /// Whether all that is read is of these. It is not while something between still has what it was computed
+    /// from a revision that is not read any more.
+    pub is_settled: bool,
 }
 
 /// How far a source has come.

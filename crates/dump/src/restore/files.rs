@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use nozzle_core::{
-    DatasetName, RevisionId, Span, TableName, layout,
+    DatasetName, RevisionId, SourceRevisions, Span, TableName, layout,
     segment::{FileMetadata, FileOrigin},
 };
 use nozzle_query::{Stores, stores::persistently};
@@ -121,6 +121,8 @@ pub(super) struct Told {
     pub order: Order,
     pub building_until: Option<u64>,
     pub empty_tables: Vec<TableName>,
+    /// What its rows were computed from, where the dataset is derived.
+    pub sources: Option<SourceRevisions>,
     /// Only of the first file of a cut.
     pub manifest: Option<serde_json::Value>,
     pub footer: Bytes,
@@ -173,8 +175,9 @@ fn told(object: Object, footer: Bytes) -> Result<Told, String> {
     let [range] = own.ranges.as_slice() else { return Err("it tells no block range".into()) };
     let rows = u64::try_from(metadata.num_rows()).map_err(|_| "its number of rows is negative")?;
     let (span, order) = (range.span(), origin.order());
-    let FileOrigin { building_until, manifest, .. } = origin;
-    Ok(Told { object, rows, span, order, building_until, empty_tables: own.empty_tables, manifest, footer })
+    let FileOrigin { building_until, sources, manifest, .. } = origin;
+    let empty_tables = own.empty_tables;
+    Ok(Told { object, rows, span, order, building_until, empty_tables, sources, manifest, footer })
 }
 
 fn entry<'a>(entries: &'a [KeyValue], key: &str) -> Result<&'a str, String> {

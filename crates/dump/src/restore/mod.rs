@@ -20,14 +20,14 @@ use std::{
 use bytes::Bytes;
 use futures::StreamExt;
 use nozzle_core::{
-    BlockNum, BlockRange, DatasetName, RevisionId, Span, TableDef, TableName, chain, layout,
+    BlockNum, BlockRange, DatasetName, RevisionId, SourceRevisions, Span, TableDef, TableName, chain, layout,
     schema::schema_of_any_version,
 };
 use nozzle_metadata::{
     Commit, CommitSeq, Dataset, MetadataStore, NewFile, NewLocation, NewRevision, NewSegment, Revision,
     RevisionState, Scan, SegmentFile,
 };
-use nozzle_query::Stores;
+use nozzle_query::{Stores, catalog::is_raw};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -78,6 +78,7 @@ pub struct Found {
 struct File {
     object: Object,
     rows: u64,
+    sources: Option<SourceRevisions>,
     footer: Option<Bytes>,
 }
 
@@ -177,7 +178,13 @@ impl Restore {
         observer: &dyn Observer,
         cancel: &CancellationToken,
     ) -> Result<Option<Restored>, DumpError> {
-        let live = found.live(&defined.tables);
+        let mut live = found.live(&defined.tables);
+        if !is_raw(defined.dataset.kind) {
+            // An older version has not written it down.
+            for file in live.iter_mut().flat_map(|cut| &mut cut.id) {
+                file.sources.get_or_insert_default();
+            }
+        }
         let revision = self.revision(found.revision, defined).await?;
         let blocks = |cuts: &[Cut<Vec<File>>]| cuts.iter().map(|cut| cut.span.range.len()).sum();
         observer.event(Event::Planned { blocks: blocks(&live) });
@@ -287,6 +294,7 @@ impl Restore {
         cut: &Cut<Vec<File>>,
     ) -> Result<Vec<NewSegment>, DumpError> {
         let mut segments = vec![];
+        let sources = cut.id.first().and_then(|file| file.sources.clone());
         for location in &revision.locations {
             let file = match cut.id.iter().find(|file| file.object.table == location.table) {
                 Some(file) => Some(NewFile {
@@ -301,7 +309,12 @@ impl Restore {
                 }),
                 None => None,
             };
-            segments.push(NewSegment { location: location.id, span: cut.span, file });
+            segments.push(NewSegment {
+                location: location.id,
+                span: cut.span,
+                file,
+                sources: sources.clone(),
+            });
         }
         Ok(segments)
     }
@@ -451,6 +464,7 @@ fn cut_of(group: Vec<Member>, tables: &HashSet<TableName>) -> Option<(Cut<Vec<Fi
     let file = |member: Member| File {
         object: member.told.object,
         rows: member.told.rows,
+        sources: member.told.sources,
         footer: Some(member.told.footer).filter(|footer| !footer.is_empty()),
     };
     is_whole.then(|| (Cut { span, order, id: group.into_iter().map(file).collect() }, manifest))

@@ -99,6 +99,58 @@ pub(super) async fn a_dataset_that_is_written_is_not_removed(database: Database)
     assert_eq!(world.renew(&[claim.granted[0].id]).await.unwrap(), []);
 }
 
+/// A derived dataset that was pinned to `chain` 1.0.0.
+fn made_of_chain(name: &str) -> NewDataset {
+    let manifest = serde_json::json!({
+        "name": name, "version": "1.0.0", "kind": "manifest", "tables": {},
+        "resolved": {"names": {"c": "chain__1_0_0"}, "chain": "chain__1_0_0", "network": "anvil",
+                     "start_block": 0, "schemas": {}},
+    });
+    NewDataset { kind: DatasetKind::Manifest, ..new_dataset(name, "1.0.0", &manifest.to_string()) }
+}
+
+#[track_caller]
+fn assert_dependency<T: std::fmt::Debug>(result: Result<T>, words: &str) {
+    match result {
+        Err(MetadataError::Dependency(why)) => assert!(why.contains(words), "`{why}` does not say `{words}`"),
+        other => panic!("{other:?} should be refused because of `{words}`"),
+    }
+}
+
+pub(super) async fn what_a_dataset_is_made_of_is_not_removed(database: Database) {
+    let store = database.open().await;
+    assert_dependency(store.register_dataset(&made_of_chain("own")).await, "`chain__1_0_0`");
+    let other = store.register_dataset(&new_dataset("chain", "2.0.0", "{}")).await.unwrap().id();
+    assert_dependency(store.register_dataset(&made_of_chain("own")).await, "`chain__1_0_0`");
+    let chain = store.register_dataset(&new_dataset("chain", "1.0.0", "{}")).await.unwrap().id();
+    let own = store.register_dataset(&made_of_chain("own")).await.unwrap().id();
+    // All or none.
+    assert_dependency(store.remove_datasets(&[other, chain]).await, "`own` 1.0.0 is made of `chain`");
+    assert_eq!(store.datasets().await.unwrap().len(), 3);
+    store.remove_datasets(&[other]).await.unwrap();
+    store.remove_datasets(&[chain, own]).await.unwrap();
+    assert_eq!(store.datasets().await.unwrap(), []);
+}
+
+pub(super) async fn a_dataset_is_never_made_of_one_that_goes_meanwhile(database: Database) {
+    let stores = [database.open().await, database.open().await];
+    for round in 0..12 {
+        let chain = stores[0].register_dataset(&new_dataset("chain", "1.0.0", "{}")).await.unwrap().id();
+        let (registering, removing) = (stores[0].clone(), stores[1].clone());
+        let own = made_of_chain(&format!("own{round}"));
+        let registering = tokio::spawn(async move { registering.register_dataset(&own).await });
+        let removing = tokio::spawn(async move { removing.remove_datasets(&[chain]).await });
+        match (registering.await.unwrap(), removing.await.unwrap()) {
+            (Ok(own), Err(MetadataError::Dependency(_))) => {
+                stores[0].remove_datasets(&[own.id(), chain]).await.unwrap();
+            }
+            (Err(MetadataError::Dependency(_)), Ok(())) => {}
+            other => panic!("round {round}: {other:?}"),
+        }
+        assert_eq!(stores[0].datasets().await.unwrap(), []);
+    }
+}
+
 pub(super) async fn providers_are_put_replaced_listed_and_removed(database: Database) {
     let store = database.open().await;
     let provider = |name: &str, config: &str, origin| Provider {

@@ -123,6 +123,8 @@ rules! {
     datasets::a_reference_without_a_version_is_the_greatest,
     datasets::a_removed_dataset_may_be_registered_again_as_a_new_one,
     datasets::a_dataset_that_is_written_is_not_removed,
+    datasets::what_a_dataset_is_made_of_is_not_removed,
+    datasets::a_dataset_is_never_made_of_one_that_goes_meanwhile,
     datasets::providers_are_put_replaced_listed_and_removed,
     datasets::finality_is_kept_for_each_network,
     datasets::a_row_that_does_not_read_is_corrupt,
@@ -144,6 +146,7 @@ rules! {
     scans::a_scan_goes_by_the_index,
     scans::totals_count_what_is_seen,
     scans::footers_are_given_for_segments_with_files,
+    scans::what_live_segments_were_computed_from_is_told,
     scans::a_file_is_found_by_its_id_also_when_replaced,
 
     commits::a_commit_adds_all_tables_under_one_number,

@@ -1,5 +1,7 @@
 //! Rules of reading segments.
 
+use nozzle_core::{RevisionId, SourceRevisions, Span};
+
 use super::{Database, world::*};
 use crate::{model::*, postgres, sql, sqlite};
 
@@ -163,6 +165,40 @@ pub(super) async fn footers_are_given_for_segments_with_files(database: Database
     assert_eq!(world.footers(&ids).await.unwrap(), [(ids[0], footer)]);
     assert_eq!(world.footers(&[]).await.unwrap(), []);
     assert_eq!(world.footers(&[SegmentId(9999)]).await.unwrap(), []);
+}
+
+pub(super) async fn what_live_segments_were_computed_from_is_told(database: Database) {
+    let world = World::new(database).await;
+    let lease = world.claim_one(range(0, 99)).await;
+    let ids: Vec<_> = std::iter::repeat_with(RevisionId::generate).take(3).collect();
+    let [old, new] = [SourceRevisions([ids[0]].into()), SourceRevisions([ids[1], ids[2]].into())];
+    let bounds = async || world.source_bounds(world.table(0)).await.unwrap();
+    world.add(lease.id, &[span(0, 9)]).await.unwrap();
+    assert_eq!(bounds().await, None);
+    let computed = |spans: &[Span], sources: &SourceRevisions| {
+        let mut commit = world.commit_of(lease.id, spans);
+        commit.added.iter_mut().for_each(|added| added.sources = Some(sources.clone()));
+        commit
+    };
+    world.store.commit(&computed(&[span(10, 19), span(20, 29)], &old)).await.unwrap();
+    world.store.commit(&computed(&[span(30, 39)], &SourceRevisions::default())).await.unwrap();
+    assert_eq!(bounds().await, Some([SourceRevisions::default(), old.clone()]));
+    let (first, second, third) = (world.at(10).await, world.at(20).await, world.at(30).await);
+    world.confirm_sources(&[third.clone(), world.at(0).await].concat(), &new).await.unwrap();
+    let told = async |segments: &[SegmentId]| {
+        let mut told = world.sources(segments).await.unwrap();
+        told.sort_by_key(|(id, _)| *id);
+        told
+    };
+    let all = [world.at(0).await, first.clone(), third.clone()].concat();
+    let expected = [first.clone(), third].concat().into_iter().zip([&old, &old, &new, &new]);
+    assert_eq!(told(&all).await, expected.map(|(id, of)| (id, of.clone())).collect::<Vec<_>>());
+    // What takes their place is told instead, and what is replaced is not confirmed any more.
+    let replacing = Commit { replaced: [first.clone(), second].concat(), ..computed(&[span(10, 29)], &new) };
+    world.store.commit(&replacing).await.unwrap();
+    world.confirm_sources(&first, &old).await.unwrap();
+    assert_eq!(told(&first).await, []);
+    assert_eq!(bounds().await, Some([new.clone(), new]));
 }
 
 pub(super) async fn a_file_is_found_by_its_id_also_when_replaced(database: Database) {

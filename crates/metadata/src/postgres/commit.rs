@@ -99,9 +99,10 @@ const WRITE_DOWN: &str = concat!(
     "
                        WHERE id = ANY($2) RETURNING id),
           new AS (SELECT * FROM UNNEST($3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[], $7::bytea[], $8::text[],
-                                       $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bytea[])
+                                       $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bytea[], $14::text[])
                   AS new (location_id, start_block, end_block, prev_hash, hash, file_name,
-                          size_bytes, row_count, e_tag, object_version, footer)),
+                          size_bytes, row_count, e_tag, object_version, footer, sources)),
+          unsourced AS (DELETE FROM segment_sources WHERE segment_id = ANY($2)),
           added AS (INSERT INTO segments (location_id, start_block, end_block, prev_hash, hash, file_name,
                                           size_bytes, row_count, e_tag, object_version, added_seq)
                     SELECT location_id, start_block, end_block, prev_hash, hash, file_name,
@@ -111,6 +112,9 @@ const WRITE_DOWN: &str = concat!(
           footed AS (INSERT INTO footers (segment_id, footer)
                      SELECT added.id, new.footer FROM added JOIN new USING (location_id, start_block)
                      WHERE new.footer IS NOT NULL),
+          sourced AS (INSERT INTO segment_sources (segment_id, location_id, sources)
+                      SELECT added.id, added.location_id, new.sources
+                      FROM added JOIN new USING (location_id, start_block) WHERE new.sources IS NOT NULL),
           taken_up AS (DELETE FROM recorded_objects WHERE (location_id, name) IN (SELECT location_id, file_name FROM new))
      SELECT sequence FROM (SELECT sequence, pg_notify('nozzle_commits', sequence::text) FROM counter) told"
 );
@@ -134,6 +138,7 @@ async fn write_down(tx: &mut PgConnection, commit: &Commit) -> Result<CommitSeq,
         .bind(column(files().map(|file| file.and_then(|file| file.e_tag.as_deref()))))
         .bind(column(files().map(|file| file.and_then(|file| file.version.as_deref()))))
         .bind(column(new().map(|new| new.map(|new| &new.footer[..]))))
+        .bind(column(added().map(|segment| segment.sources.as_ref().map(ToString::to_string))))
         .fetch_one(tx)
         .await?;
     Ok(CommitSeq(sequence))

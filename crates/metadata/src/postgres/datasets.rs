@@ -12,6 +12,11 @@ use crate::{
 };
 
 pub(super) async fn register(tx: &mut PgConnection, new: &NewDataset) -> Result<Registered, Fault> {
+    // What it reads stays until it is registered: whoever removes that sees it.
+    for read in validate::reads(new.kind, &new.manifest) {
+        let is_there = hold(tx, &read).await?;
+        validate::check_readable(new, &read, is_there)?;
+    }
     let inserted: Option<i64> = sqlx::query_scalar(sql::INSERT_DATASET)
         .bind(new.name.as_str())
         .bind(new.version.to_string())
@@ -28,6 +33,18 @@ pub(super) async fn register(tx: &mut PgConnection, new: &NewDataset) -> Result<
         Some(there) => validate::check_same(new, &there),
         None => refused(format!("the dataset `{reference}` is being removed: register it again")),
     }
+}
+
+/// Whether a version is registered; nobody removes it until the transaction has ended.
+async fn hold(tx: &mut PgConnection, reference: &DatasetRef) -> Result<bool, Fault> {
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT id FROM datasets WHERE name = $1 AND version = $2 AND removed_at IS NULL FOR SHARE",
+    )
+    .bind(reference.name.as_str())
+    .bind(reference.version.unwrap_or_default().to_string())
+    .fetch_optional(tx)
+    .await?;
+    Ok(found.is_some())
 }
 
 pub(super) async fn by_reference(
@@ -58,6 +75,7 @@ pub(super) async fn remove(
         lock(tx, *dataset).await?;
         validate::check_no_job(jobs::live(tx, *dataset).await?)?;
     }
+    validate::check_unread(&datasets, &all(tx).await?)?;
     let mut in_use = vec![];
     for dataset in &datasets {
         for revision in revisions::of_dataset(tx, *dataset).await? {

@@ -24,7 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
+use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceRevisions, Span};
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio::sync::watch::Receiver;
 
@@ -263,6 +263,18 @@ impl MetadataStore for PostgresStore {
 
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>> {
         ask!(self, connection => segments::footers(connection, segments))
+    }
+
+    async fn sources(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, SourceRevisions)>> {
+        ask!(self, connection => segments::sources(connection, segments))
+    }
+
+    async fn source_bounds(&self, location: LocationId) -> Result<Option<[SourceRevisions; 2]>> {
+        ask!(self, connection => segments::source_bounds(connection, location))
+    }
+
+    async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()> {
+        write!(self, tx => segments::confirm_sources(&mut tx, segments, sources))
     }
 
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>> {

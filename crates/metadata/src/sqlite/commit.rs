@@ -84,6 +84,10 @@ async fn replace(tx: &mut SqliteConnection, commit: &Commit, sequence: CommitSeq
     sqlx::query(statement)
         .bind(id_list(commit.replaced.iter().map(|id| id.0)))
         .bind(sequence.0)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("DELETE FROM segment_sources WHERE segment_id IN (SELECT value FROM json_each($1))")
+        .bind(id_list(commit.replaced.iter().map(|id| id.0)))
         .execute(tx)
         .await?;
     Ok(())
@@ -110,6 +114,14 @@ async fn add(tx: &mut SqliteConnection, segment: &NewSegment, sequence: CommitSe
     .bind(sequence.0)
     .fetch_one(&mut *tx)
     .await?;
+    if let Some(sources) = &segment.sources {
+        sqlx::query("INSERT INTO segment_sources (segment_id, location_id, sources) VALUES ($1, $2, $3)")
+            .bind(id)
+            .bind(segment.location.0)
+            .bind(sources.to_string())
+            .execute(&mut *tx)
+            .await?;
+    }
     let Some(new) = &segment.file else { return Ok(()) };
     sqlx::query("INSERT INTO footers (segment_id, footer) VALUES ($1, $2)")
         .bind(id)

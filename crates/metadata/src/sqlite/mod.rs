@@ -25,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, Span};
+use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceRevisions, Span};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::watch::Receiver;
 
@@ -235,6 +235,18 @@ impl MetadataStore for SqliteStore {
 
     async fn footers(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, Bytes)>> {
         read!(self, connection => segments::footers(connection, segments))
+    }
+
+    async fn sources(&self, segments: &[SegmentId]) -> Result<Vec<(SegmentId, SourceRevisions)>> {
+        read!(self, connection => segments::sources(connection, segments))
+    }
+
+    async fn source_bounds(&self, location: LocationId) -> Result<Option<[SourceRevisions; 2]>> {
+        read!(self, connection => segments::source_bounds(connection, location))
+    }
+
+    async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()> {
+        write!(self, tx => segments::confirm_sources(&mut tx, segments, sources))
     }
 
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>> {

@@ -1,7 +1,7 @@
 //! Reading segments.
 
 use bytes::Bytes;
-use nozzle_core::{RevisionId, Span};
+use nozzle_core::{RevisionId, SourceRevisions, Span};
 use sqlx::SqliteConnection;
 
 use super::dialect::{ids, uuids};
@@ -9,8 +9,8 @@ use crate::{
     fault::Fault,
     model::*,
     rows::{
-        CoverageRow, FileRow, FooterRow, LocationRecordRow, PlacedRow, ScannedRow, SpanRow, TotalsRow,
-        read_all,
+        CoverageRow, FileRow, FooterRow, LocationRecordRow, PlacedRow, ScannedRow, SourceBoundsRow,
+        SourcesRow, SpanRow, TotalsRow, read_all,
     },
     sql::{self, id_list},
     validate::bounds,
@@ -103,6 +103,42 @@ pub(super) async fn footers(
     .fetch_all(connection)
     .await?;
     read_all(rows, FooterRow::read)
+}
+
+pub(super) async fn sources(
+    connection: &mut SqliteConnection,
+    segments: &[SegmentId],
+) -> Result<Vec<(SegmentId, SourceRevisions)>, Fault> {
+    let rows: Vec<SourcesRow> =
+        sqlx::query_as("SELECT segment_id, sources FROM segment_sources WHERE segment_id IN (SELECT value FROM json_each($1))")
+            .bind(id_list(segments.iter().map(|id| id.0)))
+            .fetch_all(connection)
+            .await?;
+    read_all(rows, SourcesRow::read)
+}
+
+pub(super) async fn source_bounds(
+    connection: &mut SqliteConnection,
+    location: LocationId,
+) -> Result<Option<[SourceRevisions; 2]>, Fault> {
+    let row: SourceBoundsRow =
+        sqlx::query_as(sql::SOURCE_BOUNDS).bind(location.0).fetch_one(connection).await?;
+    row.read()
+}
+
+pub(super) async fn confirm_sources(
+    tx: &mut SqliteConnection,
+    segments: &[SegmentId],
+    sources: &SourceRevisions,
+) -> Result<(), Fault> {
+    sqlx::query(
+        "UPDATE segment_sources SET sources = $2 WHERE segment_id IN (SELECT value FROM json_each($1))",
+    )
+    .bind(id_list(segments.iter().map(|id| id.0)))
+    .bind(sources.to_string())
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 pub(super) async fn file(

@@ -1,12 +1,6 @@
 //! `nozzle dump`: direct extraction that ends when its end block is reached.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt, stream};
@@ -75,19 +69,14 @@ struct Job {
     manifest: Manifest,
     /// In the order in which they are tried; none for a derived dataset.
     endpoints: Vec<Endpoint>,
+    /// Whether it was asked for, and not only brought along for what is made of it.
+    is_asked: bool,
 }
 
 impl Job {
     /// Whether it is the one of a dataset.
     fn is_of(&self, reference: &DatasetRef) -> bool {
         self.dataset.name == reference.name && reference.version.is_none_or(|v| v == self.dataset.version)
-    }
-
-    /// How many are before it of those that it is made of.
-    fn level(&self, jobs: &[Job]) -> usize {
-        let needed = self.manifest.dependencies();
-        let needs = |other: &&Job| needed.iter().any(|needed| other.is_of(needed));
-        jobs.iter().filter(needs).map(|other| other.level(jobs) + 1).max().unwrap_or(0)
     }
 }
 
@@ -146,35 +135,19 @@ impl Dump {
     }
 
     async fn dump_all(&self, jobs: Vec<Job>, built: &mut BTreeSet<DatasetId>) -> anyhow::Result<RunEnd> {
-        // Following never ends, so that whoever follows several follows them side by side. Else what others are
-        // made of comes first, and beside it what has nothing to do with it.
         let is_one_of_several = jobs.len() > 1;
-        let mut levels: BTreeMap<usize, Vec<Job>> = BTreeMap::new();
-        let of_job: Vec<usize> = match (self.args.follow, self.args.ignore_deps) {
-            (true, _) => vec![0; jobs.len()],
-            (false, true) => (0..jobs.len()).collect(),
-            (false, false) => jobs.iter().map(|job| job.level(&jobs)).collect(),
-        };
-        for (level, job) in of_job.into_iter().zip(jobs) {
-            levels.entry(level).or_default().push(job);
-        }
-        let mut all_ends = vec![];
-        for jobs in levels.into_values() {
-            all_ends.extend(self.dump_side_by_side(jobs, built, is_one_of_several).await);
-        }
-        self.end_of(all_ends, built, is_one_of_several)
-    }
-
-    async fn dump_side_by_side(
-        &self,
-        jobs: Vec<Job>,
-        built: &BTreeSet<DatasetId>,
-        is_one_of_several: bool,
-    ) -> Vec<(DatasetId, anyhow::Result<RunEnd>)> {
-        let side_by_side = jobs.len();
-        let runs = jobs.into_iter().map(|job| {
-            let (id, fresh) = (job.dataset.id, self.args.fresh && !built.contains(&job.dataset.id));
+        let awaited: Vec<Vec<usize>> = jobs.iter().map(|job| self.awaited(job, &jobs)).collect();
+        let ended: Vec<CancellationToken> = jobs.iter().map(|_| CancellationToken::new()).collect();
+        let (side_by_side, ended) = (jobs.len(), &ended);
+        let runs = jobs.into_iter().zip(awaited).enumerate().map(|(place, (job, awaited))| {
+            let id = job.dataset.id;
+            let fresh = self.args.fresh && job.is_asked && !built.contains(&id);
             async move {
+                for other in awaited {
+                    ended[other].cancelled().await;
+                }
+                // Whatever comes of it, those that wait for it go on then.
+                let _ended = ended[place].clone().drop_guard();
                 if self.shutdown.token().is_cancelled() {
                     return (id, Ok(RunEnd::Stopped));
                 }
@@ -186,7 +159,23 @@ impl Dump {
                 (id, end.map(|summary| if summary.stopped { RunEnd::Stopped } else { RunEnd::Done }))
             }
         });
-        stream::iter(runs.collect::<Vec<_>>()).buffered(side_by_side.max(1)).collect().await
+        let runs = stream::iter(runs.collect::<Vec<_>>()).buffered(side_by_side.max(1));
+        let ends = runs.collect().await;
+        self.end_of(ends, built, is_one_of_several)
+    }
+
+    /// The places of the jobs that end before one begins: those of what it is made of, and no others. Without
+    /// these all go in the listed order. Following never ends: whoever follows several follows them side by side.
+    fn awaited(&self, job: &Job, jobs: &[Job]) -> Vec<usize> {
+        let place = jobs.iter().position(|other| other.dataset.id == job.dataset.id).unwrap_or_default();
+        if self.args.follow {
+            return vec![];
+        }
+        if self.args.ignore_deps {
+            return place.checked_sub(1).into_iter().collect();
+        }
+        let needed = job.manifest.dependencies();
+        (0..jobs.len()).filter(|other| needed.iter().any(|needed| jobs[*other].is_of(needed))).collect()
     }
 
     fn end_of(
@@ -263,7 +252,8 @@ impl Dump {
             // No cycle can be: a manifest names only what was registered before it.
             waiting.push(job);
             for needed in missing {
-                waiting.push(self.job(self.context.dataset(&needed).await?).await?);
+                let job = self.job(self.context.dataset(&needed).await?).await?;
+                waiting.push(Job { is_asked: false, ..job });
             }
         }
         Ok(ordered)
@@ -294,7 +284,7 @@ impl Dump {
             Some(url) if matches!(manifest, Manifest::Raw(_)) => vec![sources::endpoint_of_url(url)],
             _ => sources::endpoints_of_manifest(&manifest, &self.context).await?,
         };
-        Ok(Job { dataset, manifest, endpoints })
+        Ok(Job { dataset, manifest, endpoints, is_asked: true })
     }
 
     /// A dataset that only --rpc-url tells of: its definition is written so that the next dump, and
@@ -333,11 +323,11 @@ impl Dump {
         }
         let manifest = Manifest::Raw(manifest);
         let dataset = definitions::register(&manifest, metadata.as_ref()).await?;
-        Ok(Job { dataset, manifest, endpoints: vec![endpoint] })
+        Ok(Job { dataset, manifest, endpoints: vec![endpoint], is_asked: true })
     }
 
     async fn dump(&self, job: Job, fresh: bool) -> anyhow::Result<Summary> {
-        let Job { dataset, manifest, mut endpoints } = job;
+        let Job { dataset, manifest, mut endpoints, is_asked } = job;
         let name = dataset.name.clone();
         let network = manifest.network().context("the dataset has no network")?;
         self.context.throttles.hold(&mut endpoints, &network)?;
@@ -350,7 +340,7 @@ impl Dump {
             dataset,
             network,
             start_block: manifest.start_block(),
-            options: self.options(&manifest, fresh)?,
+            options: self.options(&manifest, fresh, is_asked)?,
         };
         let progress = Progress::start(name.as_str());
         match raw.run(&progress, self.shutdown.token()).await {
@@ -365,7 +355,7 @@ impl Dump {
         }
     }
 
-    fn options(&self, manifest: &Manifest, fresh: bool) -> anyhow::Result<DumpOptions> {
+    fn options(&self, manifest: &Manifest, fresh: bool, is_asked: bool) -> anyhow::Result<DumpOptions> {
         let defaults = self.context.dump_options(self.base_url.clone(), holder("dump"))?;
         Ok(DumpOptions {
             end: match self.args.end_block {
@@ -381,7 +371,7 @@ impl Dump {
             only_finalized: self.args.only_finalized_blocks || manifest.is_finalized_only(),
             fresh,
             jobs: usize::from(self.args.n_jobs),
-            is_base_explicit: self.args.location.is_some(),
+            is_base_explicit: self.args.location.is_some() && is_asked,
             cut: CutPolicy { partition_bytes: self.args.partition_size_mb << 20, ..defaults.cut },
             ..defaults
         })

@@ -1,10 +1,10 @@
 //! Manifests of derived datasets: checked whole when they are registered, and pinned to what they are made of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use nozzle_core::{
-    BlockNum, DatasetRef, Network, TableName,
+    BlockNum, DatasetName, DatasetRef, Network, TableName,
     dataset::ToldBy,
     derived::{Dependency, DerivedManifest, Resolved},
     manifest::Manifest,
@@ -56,6 +56,44 @@ pub fn queries(manifest: &DerivedManifest) -> Vec<TableQuery> {
 fn requirement(dependency: &Dependency) -> anyhow::Result<VersionReq> {
     let text = dependency.version.as_deref().unwrap_or("*");
     text.parse().with_context(|| format!("`{text}` is no requirement of a version: write 1.0.0, ^1.2 or *"))
+}
+
+/// Which datasets the queries of derived ones read, by name.
+pub fn reading(
+    manifests: impl IntoIterator<Item = Manifest>,
+) -> BTreeMap<DatasetName, BTreeSet<DatasetName>> {
+    let mut reading = BTreeMap::new();
+    for manifest in manifests {
+        let Manifest::Derived(manifest) = manifest else { continue };
+        let mut named: BTreeSet<DatasetName> =
+            manifest.dependencies.values().map(|dependency| dependency.name.clone()).collect();
+        let in_queries =
+            queries(&manifest).into_iter().flat_map(|query| derive::schemas(&query).unwrap_or_default());
+        let as_called = in_queries.filter(|name| name != SELF && !manifest.dependencies.contains_key(name));
+        named.extend(as_called.filter_map(|name| Some(name.parse::<DatasetRef>().ok()?.name)));
+        reading.entry(manifest.name).or_insert_with(BTreeSet::new).extend(named);
+    }
+    reading
+}
+
+/// The shortest way from a dataset to itself over what each reads, both ends included.
+pub fn cycle(
+    name: &DatasetName,
+    reading: &BTreeMap<DatasetName, BTreeSet<DatasetName>>,
+) -> Option<Vec<DatasetName>> {
+    let (mut ways, mut seen) = (VecDeque::from([vec![name.clone()]]), BTreeSet::new());
+    while let Some(way) = ways.pop_front() {
+        for next in way.last().and_then(|last| reading.get(last)).into_iter().flatten() {
+            let further: Vec<_> = way.iter().chain([next]).cloned().collect();
+            if next == name {
+                return Some(further);
+            }
+            if seen.insert(next.clone()) {
+                ways.push_back(further);
+            }
+        }
+    }
+    None
 }
 
 /// A dataset that a derived one is made of.

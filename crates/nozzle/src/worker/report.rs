@@ -58,6 +58,9 @@ impl Observer for Log {
                     fork.map_or("below all of them".to_owned(), |fork| format!("above {}", fork.number));
                 tracing::info!("{label}: the chain has forked {fork}; replacing blocks {orphaned}");
             }
+            Event::Recomputed { range, segments, replaced } => tracing::info!(
+                "{label}: what it is made of was built anew: computed blocks {range} again, and replaced {replaced} of {segments} segments"
+            ),
             Event::Activated => tracing::info!("{label}: the new revision is complete and read from now on"),
         }
     }

@@ -27,6 +27,7 @@ mod hostile;
 mod object_stores;
 mod providers;
 mod readers;
+mod rebuilt;
 mod reorgs;
 mod restore;
 mod servers;

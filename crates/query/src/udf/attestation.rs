@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::{
     array::{ArrayRef, AsArray},
     datatypes::{DataType, Field, FieldRef},
+    error::ArrowError,
     row::{RowConverter, SortField},
 };
 use datafusion::{
@@ -50,8 +51,8 @@ impl AggregateUDFImpl for AttestationHash {
         if args.is_distinct {
             return plan_err!("`attestation_hash` does not take DISTINCT");
         }
-        let fields = args.expr_fields.iter().map(|field| SortField::new(plain(field.data_type()))).collect();
-        Ok(Box::new(Attesting { rows: RowConverter::new(fields)?, sum: 0 }))
+        let types = args.expr_fields.iter().map(|field| field.data_type());
+        Ok(Box::new(Attesting(RowsHash::new(types)?)))
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
@@ -73,31 +74,50 @@ fn plain(data_type: &DataType) -> DataType {
     }
 }
 
+/// A hash of rows that does not depend on their order.
 #[derive(Debug)]
-struct Attesting {
+pub struct RowsHash {
     rows: RowConverter,
     sum: u128,
 }
 
-impl Accumulator for Attesting {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let columns: Vec<ArrayRef> = values
-            .iter()
-            .map(|column| Ok(arrow::compute::cast(column, &plain(column.data_type()))?))
-            .collect::<Result<_>>()?;
-        let rows = self.rows.convert_columns(&columns)?;
-        for row in &rows {
+impl RowsHash {
+    /// That of no rows yet, whose columns have these types. Fails at a type whose values cannot be compared.
+    pub fn new<'a>(types: impl IntoIterator<Item = &'a DataType>) -> Result<Self, ArrowError> {
+        let fields = types.into_iter().map(|data_type| SortField::new(plain(data_type))).collect();
+        Ok(Self { rows: RowConverter::new(fields)?, sum: 0 })
+    }
+
+    /// Adds the rows of some columns.
+    pub fn add(&mut self, columns: &[ArrayRef]) -> Result<(), ArrowError> {
+        let plain = |column: &ArrayRef| arrow::compute::cast(column, &plain(column.data_type()));
+        let columns = columns.iter().map(plain).collect::<Result<Vec<_>, _>>()?;
+        for row in &self.rows.convert_columns(&columns)? {
             self.sum = self.sum.wrapping_add(XxHash3_128::oneshot(row.as_ref()));
         }
         Ok(())
     }
 
+    /// The hash of all rows that were added.
+    pub fn value(&self) -> u128 {
+        self.sum
+    }
+}
+
+#[derive(Debug)]
+struct Attesting(RowsHash);
+
+impl Accumulator for Attesting {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        Ok(self.0.add(values)?)
+    }
+
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        Ok(ScalarValue::Binary(Some(self.sum.to_be_bytes().to_vec())))
+        Ok(ScalarValue::Binary(Some(self.0.sum.to_be_bytes().to_vec())))
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.rows.size()
+        size_of_val(self) + self.0.rows.size()
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -107,7 +127,7 @@ impl Accumulator for Attesting {
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         for bytes in states[0].as_binary::<i32>().iter().flatten() {
             let sum = <[u8; 16]>::try_from(bytes).map_or(0, u128::from_be_bytes);
-            self.sum = self.sum.wrapping_add(sum);
+            self.0.sum = self.0.sum.wrapping_add(sum);
         }
         Ok(())
     }

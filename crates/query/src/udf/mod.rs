@@ -20,6 +20,7 @@ mod wrapped;
 
 use std::sync::Arc;
 
+pub use attestation::RowsHash;
 use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 pub(crate) use field::Fields;
 use function::udf;

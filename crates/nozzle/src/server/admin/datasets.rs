@@ -242,9 +242,11 @@ fn refused_registration(error: anyhow::Error) -> AdminError {
     let said = format!("{error:#}");
     match error.downcast_ref::<MetadataError>() {
         Some(MetadataError::Refused(_)) => AdminError::new(Code::DatasetExists, said),
-        Some(_) => error.into(),
         // What it is made of, or its queries.
-        None => AdminError::new(Code::ManifestValidation, format!("the manifest is not valid: {said}")),
+        None | Some(MetadataError::Dependency(_)) => {
+            AdminError::new(Code::ManifestValidation, format!("the manifest is not valid: {said}"))
+        }
+        Some(_) => error.into(),
     }
 }
 
@@ -340,34 +342,13 @@ impl Admin {
 
     async fn remove(&self, reference: &DatasetRef) -> Result<StatusCode, AdminError> {
         let removed = self.named(reference).await?;
-        self.refuse_in_use(&removed).await?;
         let ids: Vec<_> = removed.iter().map(|dataset| dataset.id).collect();
         match self.context.metadata.remove_datasets(&ids).await {
             Ok(()) => Ok(StatusCode::NO_CONTENT),
+            Err(MetadataError::Dependency(why)) => Err(AdminError::new(Code::DatasetInUse, why)),
             Err(MetadataError::Refused(why)) => Err(AdminError::new(Code::ActiveJob, why)),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Refuses to remove what other datasets are made of.
-    async fn refuse_in_use(&self, removed: &[Dataset]) -> Result<(), AdminError> {
-        let is_removed = |dataset: &Dataset| removed.iter().any(|removed| removed.id == dataset.id);
-        for dataset in self.context.metadata.datasets().await?.iter().filter(|dataset| !is_removed(dataset)) {
-            let Ok(manifest) = definitions::of_dataset(dataset) else { continue };
-            let needs = |removed: &&Dataset| {
-                let is_it = |needed: &&DatasetRef| {
-                    needed.name == removed.name && needed.version.is_none_or(|v| v == removed.version)
-                };
-                manifest.dependencies().iter().any(is_it)
-            };
-            if let Some(needed) = removed.iter().find(needs) {
-                return Err(AdminError::new(
-                    Code::DatasetInUse,
-                    format!("the dataset `{}` is made of `{}`: remove it first", dataset.name, needed.name),
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Schedules what a dataset is made of, as far as nobody is at it.

@@ -124,7 +124,9 @@ impl From<MetadataError> for AdminError {
         let code = match &error {
             MetadataError::ReadOnly { .. } => Code::ReadOnly,
             MetadataError::Unavailable { .. } => Code::Unavailable,
-            MetadataError::Refused(_) | MetadataError::LeaseEnded(_) => Code::InvalidRequest,
+            MetadataError::Refused(_) | MetadataError::Dependency(_) | MetadataError::LeaseEnded(_) => {
+                Code::InvalidRequest
+            }
             MetadataError::Expired => Code::Unavailable,
             MetadataError::Schema(_) | MetadataError::Corrupt { .. } | MetadataError::Failed { .. } => {
                 tracing::error!(%error, "a request failed");
