@@ -4,7 +4,11 @@
 //! hashes, so that resuming, reorgs, leases, jobs and compaction are the same. Its head is the watermark of what
 //! it is made of: the blocks up to which all of that is stored and linked.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use arrow::{
     array::{AsArray, RecordBatch, UInt64Array},
