@@ -26,7 +26,7 @@ const MAY_USE: [(&str, &str); 6] = [
     ),
     (
         "nozzle-query",
-        "nozzle-core nozzle-metadata alloy-primitives arrow async-trait bytes chrono const-hex datafusion datafusion-functions-aggregate-common \
+        "nozzle-core nozzle-metadata alloy-primitives arrow async-trait bytes chrono const-hex datafusion datafusion-datasource datafusion-functions-aggregate-common \
          futures itoa object_store parquet \
          serde_json strsim thiserror tokio tracing twox-hash url",
     ),

@@ -248,6 +248,8 @@ async fn both(form: &Form, numbers: &[Option<u16>]) -> SessionContext {
     ];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("a batch");
     let store = Arc::new(InMemory::new());
+    let url = ObjectStoreUrl::parse("memory://").expect("a URL");
+    context.runtime_env().register_object_store(url.as_ref(), Arc::clone(&store) as _);
     let mut files = vec![];
     let per_file = numbers.len().div_ceil(3);
     for at in (0..numbers.len()).step_by(per_file) {
