@@ -34,6 +34,43 @@ pub struct BlockLink {
     pub parent_hash: BlockHash,
 }
 
+/// Where a source's stream goes on behind a block. What it says means something to the source alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SourceCursor(String);
+
+impl SourceCursor {
+    /// The most bytes of a cursor. Those of Firehose and Substreams have some two hundred.
+    const MAX_BYTES: usize = 4096;
+
+    /// A cursor as a source gives it. `None` for text that is empty, or that not every database can keep:
+    /// too long, or with control characters.
+    pub fn new(text: String) -> Option<Self> {
+        let is_kept =
+            !text.is_empty() && text.len() <= Self::MAX_BYTES && !text.chars().any(char::is_control);
+        is_kept.then_some(Self(text))
+    }
+
+    /// As the source has given it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SourceCursor {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(text).ok_or("text that is no cursor")
+    }
+}
+
+impl From<SourceCursor> for String {
+    fn from(cursor: SourceCursor) -> Self {
+        cursor.0
+    }
+}
+
 impl BlockLink {
     /// The block without its parent.
     pub fn id(&self) -> BlockId {

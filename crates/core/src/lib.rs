@@ -22,7 +22,7 @@ pub mod range;
 pub mod schema;
 pub mod segment;
 
-pub use block::{BlockHash, BlockId, BlockNum};
+pub use block::{BlockHash, BlockId, BlockNum, SourceCursor};
 pub use call::{CallBlock, CallOutcome, ContractCall};
 pub use dataset::DatasetKind;
 pub use name::{DatasetName, DatasetRef, DatasetVersion, Network, ProviderName, TableName};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    block::{BlockHash, BlockId, BlockLink, BlockNum},
+    block::{BlockHash, BlockId, BlockLink, BlockNum, SourceCursor},
     name::{Network, TableName},
     range::BlockRange,
 };
@@ -144,6 +144,10 @@ pub struct FileOrigin {
     /// The dataset's manifest. Only the file that lists its empty sisters has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<serde_json::Value>,
+    /// Where the source's stream goes on behind the last block, where it has said so. In the file that has
+    /// the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<SourceCursor>,
 }
 
 impl FileOrigin {

@@ -16,7 +16,7 @@ use arrow::array::RecordBatch;
 use nozzle_core::{BlockHash, BlockRange, Span, TableDef};
 use nozzle_metadata::{Location, MetadataStore, Scan, Segment};
 use nozzle_query::Stores;
-use nozzle_sources::evm::stored::{BadBlock, Checked, StoredCheck};
+use nozzle_sources::stored::{BadBlock, Checked, StoredCheck};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ pub struct Check {
     /// The tables, each with its location in the revision.
     pub tables: Vec<(TableDef, Location)>,
     /// What is checked; its tables are those above, in their order.
-    pub check: Arc<StoredCheck>,
+    pub check: Arc<dyn StoredCheck>,
 }
 
 impl Check {
@@ -305,14 +305,13 @@ impl<'a> Walk<'a> {
         for BadBlock { block, table, why } in checked.bad {
             self.tell(BlockRange::single(block), table, why);
         }
+        let last_hash = if checked.is_skipped { self.before } else { checked.last_hash };
         let Span { range, hash, .. } = self.piece.span;
-        if let Some(found) =
-            checked.last_hash.filter(|found| group.blocks.end() == range.end() && *found != hash)
-        {
+        if let Some(found) = last_hash.filter(|found| group.blocks.end() == range.end() && *found != hash) {
             let why = format!("its hash is {found}, but it was committed as {hash}");
             self.tell(BlockRange::single(range.end()), None, why);
         }
-        self.before = checked.last_hash;
+        self.before = last_hash;
         self.observer.event(Event::Checked { blocks: group.blocks.len(), rows: group.rows });
         Ok(())
     }

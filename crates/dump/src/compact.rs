@@ -313,7 +313,8 @@ impl Compaction {
         let (Some(terms), Some(first)) = (terms, run.first()) else { return Ok(Merge::Lost) };
         let lease = terms.lease;
         let terms = Terms { sources: first.sources.clone(), ..terms };
-        let mut writer = SegmentWriter::of_span(Arc::clone(&self.target), terms, span);
+        let cursor = self.target.cursor_behind(span.tip()).await?;
+        let mut writer = SegmentWriter::of_span(Arc::clone(&self.target), terms, span, cursor);
         let copied = tokio::select! {
             copied = self.copy(run, &mut writer) => copied.map(|()| None),
             () = lost.cancelled() => Ok(Some(Merge::Lost)),

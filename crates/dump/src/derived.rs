@@ -26,7 +26,7 @@ use nozzle_core::{
 };
 use nozzle_metadata::MetadataStore;
 use nozzle_query::{Chain, Engine, QueryError, Session, TableQuery, catalog::is_raw, plain::plain_batch};
-use nozzle_sources::{BlockRows, BlockSource, Head, MadeOf, SourceError, TableRows};
+use nozzle_sources::{BlockRows, BlockSource, Head, MadeOf, Place, SourceError, TableRows};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -162,7 +162,7 @@ impl Derivation {
             source_bytes += batch.get_array_memory_size();
             tables.push(TableRows { ends: ends(&batch, &blocks), batch });
         }
-        Ok(BlockRows { range, blocks, tables, source_bytes: source_bytes as u64 })
+        Ok(BlockRows { range, blocks, tables, source_bytes: source_bytes as u64, cursor: None })
     }
 
     /// All rows in one batch with the table's own columns.
@@ -272,7 +272,11 @@ impl BlockSource for DerivedSource {
         self.0.metadata.commits().changed().await.ok();
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        _behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let reading = Reading {
             source: Arc::clone(&self.0),
             left: Some(range),

@@ -8,7 +8,7 @@ use std::{
 use futures::StreamExt;
 use nozzle_core::BlockRange;
 use nozzle_metadata::CommitError;
-use nozzle_sources::{BlockRows, SharedSource, SourceError};
+use nozzle_sources::{BlockRows, Place, SharedSource, SourceError};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -74,6 +74,8 @@ pub struct Job {
     pub terms: Terms,
     /// The blocks.
     pub range: BlockRange,
+    /// The place in the source's stream right before them, where it is known.
+    pub behind: Option<Place>,
     /// What the job's first commit also changes: the repair of a reorg.
     pub first_change: Change,
 }
@@ -147,7 +149,7 @@ impl Job {
     /// encoded.
     fn stream(&self) -> Received {
         let (sender, receiver) = mpsc::channel(GROUPS_AHEAD);
-        let mut blocks = self.source.blocks(self.range);
+        let mut blocks = self.source.blocks_behind(self.range, self.behind.clone());
         let task = tokio::spawn(async move {
             while let Some(rows) = blocks.next().await {
                 if sender.send(rows).await.is_err() {

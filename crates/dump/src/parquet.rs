@@ -315,7 +315,14 @@ mod tests {
     }
 
     fn origin() -> FileOrigin {
-        FileOrigin { after_commit: 7, lease: 3, building_until: None, sources: None, manifest: None }
+        FileOrigin {
+            after_commit: 7,
+            lease: 3,
+            building_until: None,
+            sources: None,
+            manifest: None,
+            cursor: None,
+        }
     }
 
     #[test]

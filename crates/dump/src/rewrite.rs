@@ -26,7 +26,8 @@ pub async fn keep(
     segments: &[Segment],
     span: Span,
 ) -> Result<Vec<NewSegment>, DumpError> {
-    let mut writer = SegmentWriter::of_span(Arc::clone(target), terms, span);
+    // The old segment's cursor is that of its last block, which is gone.
+    let mut writer = SegmentWriter::of_span(Arc::clone(target), terms, span, None);
     for (index, segment) in segments.iter().enumerate() {
         let Some(file) = &segment.file else { continue };
         let (table, location) = &target.tables[index];

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use nozzle_core::{BlockId, BlockNum, BlockRange, Span, chain, range::MAX_BLOCK};
 use nozzle_metadata::{Finality, Scan, Segment};
+use nozzle_sources::Place;
 
 use crate::{
     commit::{Change, Refusal, commit},
@@ -153,7 +154,8 @@ impl Run<'_> {
         finalized: Option<BlockId>,
     ) -> Result<Round, DumpError> {
         // Another writer may have committed some of it between the look and the claim.
-        let stored = self.spans().await?.iter().map(|span| span.range).collect();
+        let spans = self.spans().await?;
+        let stored = spans.iter().map(|span| span.range).collect();
         let mut wanted = nozzle_core::range::subtract(leases.ranges(), stored);
         // Rows that tell no hashes are replaced by whole segments: a reorg is not to reach final blocks.
         if let Some(finalized) = finalized.filter(|_| !self.dump.source.is_of_chain()) {
@@ -161,11 +163,24 @@ impl Run<'_> {
         }
         let work = plan::chunks(&wanted, self.dump.options.jobs);
         self.observer.event(Event::Planned { blocks: wanted.iter().map(BlockRange::len).sum() });
-        let jobs = work.into_iter().filter_map(|range| {
-            let terms = self.terms(leases, range)?;
-            Some(self.job(terms, range, self.cut_for(range, head), Change::default()))
-        });
-        self.run_jobs(jobs.collect(), leases).await
+        let mut jobs = vec![];
+        for range in work {
+            let Some(terms) = self.terms(leases, range) else { continue };
+            let behind = self.place_before(range, &spans).await?;
+            jobs.push(Job { behind, ..self.job(terms, range, self.cut_for(range, head), Change::default()) });
+        }
+        self.run_jobs(jobs, leases).await
+    }
+
+    /// The place in the source's stream right before a range, where one of the stored spans ends there.
+    async fn place_before(&self, range: BlockRange, spans: &[Span]) -> Result<Option<Place>, DumpError> {
+        if !self.dump.source.has_cursors() {
+            return Ok(None);
+        }
+        let before = spans.iter().map(Span::tip).find(|tip| tip.number + 1 == range.start());
+        let Some(block) = before else { return Ok(None) };
+        let cursor = self.target.cursor_behind(block).await?;
+        Ok(cursor.map(|cursor| Place { block, cursor }))
     }
 
     /// At the head every group of blocks is committed as it comes; below it segments grow.
@@ -187,7 +202,7 @@ impl Run<'_> {
 
     pub fn job(&self, terms: Terms, range: BlockRange, cut: CutPolicy, first_change: Change) -> Job {
         let (target, source) = (Arc::clone(&self.target), Arc::clone(&self.dump.source));
-        Job { target, source, cut, terms, range, first_change }
+        Job { target, source, cut, terms, range, behind: None, first_change }
     }
 
     /// Runs jobs side by side, in block order. The first failure or change of the chain stops the
@@ -274,7 +289,8 @@ impl Run<'_> {
         self.observer.event(Event::Planned { blocks: again.len() });
         // The new blocks take the place of the old ones in one commit, unless they fill a file first.
         let cut = CutPolicy { flush_interval: Duration::MAX, ..self.dump.options.cut };
-        let job = self.job(terms, again, cut, change);
+        let behind = self.place_before(again, spans).await?;
+        let job = Job { behind, ..self.job(terms, again, cut, change) };
         self.run_jobs(vec![job], leases).await
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use arrow::array::RecordBatch;
 use chrono::{SecondsFormat, Utc};
 use nozzle_core::{
-    BlockRange, Network, SourceRevisions, Span, TableDef, TableName, layout,
+    BlockId, BlockRange, Network, SourceCursor, SourceRevisions, Span, TableDef, TableName, layout,
     segment::{FileMetadata, FileOrigin, RangeMetadata},
 };
 use nozzle_metadata::{Location, MetadataStore, NewFile, NewSegment, SegmentFile};
@@ -39,6 +39,15 @@ pub struct Target {
     pub job_memory_bytes: usize,
 }
 
+impl Target {
+    /// Where the source's stream goes on behind a block that ends a live segment: each cut has it with its
+    /// first table.
+    pub async fn cursor_behind(&self, block: BlockId) -> Result<Option<SourceCursor>, DumpError> {
+        let Some((_, location)) = self.tables.first() else { return Ok(None) };
+        Ok(self.metadata.cursor(location.id, block).await?)
+    }
+}
+
 /// The segments of all tables from one block on, growing with each group of rows.
 pub struct SegmentWriter {
     target: Arc<Target>,
@@ -47,6 +56,8 @@ pub struct SegmentWriter {
     random: u64,
     files: Vec<Option<OpenFile>>,
     span: Option<Span>,
+    /// Where the source's stream goes on behind the span.
+    cursor: Option<SourceCursor>,
     opened_at: Instant,
 }
 
@@ -61,12 +72,14 @@ impl SegmentWriter {
     /// A writer whose segments will be committed under `terms`.
     pub fn new(target: Arc<Target>, terms: Terms) -> Self {
         let files = target.tables.iter().map(|_| None).collect();
-        Self { target, terms, random: files::new_random(), files, span: None, opened_at: Instant::now() }
+        let (random, opened_at) = (files::new_random(), Instant::now());
+        Self { target, terms, random, files, span: None, cursor: None, opened_at }
     }
 
-    /// A writer of segments whose span is known from the start; rows come by [`Self::write`].
-    pub fn of_span(target: Arc<Target>, terms: Terms, span: Span) -> Self {
-        Self { span: Some(span), ..Self::new(target, terms) }
+    /// A writer of segments whose span is known from the start, and the cursor of its last block, where it has
+    /// one; rows come by [`Self::write`].
+    pub fn of_span(target: Arc<Target>, terms: Terms, span: Span, cursor: Option<SourceCursor>) -> Self {
+        Self { span: Some(span), cursor, ..Self::new(target, terms) }
     }
 
     /// Whether there is nothing to close.
@@ -91,6 +104,7 @@ impl SegmentWriter {
             self.opened_at = Instant::now();
         }
         self.span = Some(span);
+        self.cursor = rows.cursor;
         self.write(rows.tables.into_iter().map(|table| table.batch).collect()).await
     }
 
@@ -193,7 +207,11 @@ impl SegmentWriter {
         }
         // All of them, so that none is left half-way: what one began the others' failure must not keep.
         let closed = futures::future::join_all(closing).await;
-        closed.into_iter().collect()
+        let mut closed: Vec<NewSegment> = closed.into_iter().collect::<Result<_, DumpError>>()?;
+        if let Some(first) = closed.first_mut() {
+            first.cursor = self.cursor;
+        }
+        Ok(closed)
     }
 
     /// Gives up: nothing of what was written since the last close stays.
@@ -204,7 +222,7 @@ impl SegmentWriter {
     }
 
     /// What a file says of its place among the others. The first of its cut, which lists its empty
-    /// sisters, also has the manifest.
+    /// sisters, also has the manifest and the cursor.
     fn origin(&self, is_first: bool) -> FileOrigin {
         let Terms { lease, after_commit, building_until, ref sources } = self.terms;
         FileOrigin {
@@ -213,6 +231,7 @@ impl SegmentWriter {
             building_until,
             sources: sources.clone(),
             manifest: is_first.then(|| self.target.manifest.clone()),
+            cursor: self.cursor.clone().filter(|_| is_first),
         }
     }
 }
@@ -255,9 +274,8 @@ async fn close_table(
 ) -> Result<NewSegment, DumpError> {
     let (table, location) = &target.tables[index];
     let sources = origin.sources.clone();
-    let Some(file) = file else {
-        return Ok(NewSegment { location: location.id, span, file: None, sources });
-    };
+    let segment = NewSegment { location: location.id, span, file: None, sources, cursor: None };
+    let Some(file) = file else { return Ok(segment) };
     let metadata = FileMetadata {
         table: table.name.clone(),
         filename: file.name.clone(),
@@ -266,7 +284,7 @@ async fn close_table(
         empty_tables,
     };
     let closed = close_file(file, metadata, origin, location).await?;
-    Ok(NewSegment { location: location.id, span, file: Some(closed), sources })
+    Ok(NewSegment { file: Some(closed), ..segment })
 }
 
 async fn close_file(

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nozzle_core::{
     BlockId, BlockNum, BlockRange, DatasetKind, DatasetName, DatasetVersion, Network, ProviderName,
-    RevisionId, SourceRevisions, Span, TableName,
+    RevisionId, SourceCursor, SourceRevisions, Span, TableName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -368,6 +368,8 @@ pub struct NewSegment {
     pub file: Option<NewFile>,
     /// What its rows were computed from, where the dataset is derived.
     pub sources: Option<SourceRevisions>,
+    /// Where the source's stream goes on behind the last block. One of the tables has it.
+    pub cursor: Option<SourceCursor>,
 }
 
 /// A file that was written and closed.

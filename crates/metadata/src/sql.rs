@@ -170,6 +170,12 @@ pub(crate) const SOURCE_BOUNDS: &str =
     "SELECT (SELECT MIN(sources) FROM segment_sources WHERE location_id = $1) AS least,
             (SELECT MAX(sources) FROM segment_sources WHERE location_id = $1) AS greatest";
 
+/// The cursor of the live segment of the location `$1` that ends with the block `$2`, `$3`.
+pub(crate) const CURSOR: &str = "SELECT s.source_cursor FROM segments s
+     WHERE s.location_id = $1 AND s.replaced_seq IS NULL AND s.end_block = $2 AND s.hash = $3
+       AND s.start_block = (SELECT MAX(b.start_block) FROM segments b
+                            WHERE b.location_id = $1 AND b.replaced_seq IS NULL AND b.start_block <= $2)";
+
 /// The segment `$1` with all that it belongs to.
 pub(crate) const FILE: &str = concat!(
     "SELECT ",

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceRevisions, Span};
+use nozzle_core::{
+    BlockId, BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceCursor, SourceRevisions, Span,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -132,6 +134,10 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
 
     /// Writes down that segments, as far as they are live, are what their queries give of these revisions.
     async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()>;
+
+    /// Where the source's stream goes on behind `block`, which is the last one of a live segment of the
+    /// location; `None` where it is not, or nothing is known.
+    async fn cursor(&self, location: LocationId, block: BlockId) -> Result<Option<SourceCursor>>;
 
     /// One file by its id, live or not yet collected.
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>>;

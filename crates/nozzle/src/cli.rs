@@ -254,7 +254,7 @@ pub struct CheckArgs {
     #[arg(long, env = "CHECK_DATASET")]
     pub dataset: DatasetRef,
     /// How much of each block is checked: links, header (its hash), full (also the roots and blooms, from
-    /// its content) or senders (also who signed)
+    /// its content) or senders (also who signed); less where the dataset's kind allows less
     #[arg(long, env = "CHECK_VERIFY", value_name = "LEVEL", default_value = "full", value_parser = parse_check_level)]
     pub verify: Verify,
     /// The first block to check [default: the first that is stored]

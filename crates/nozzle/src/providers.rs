@@ -19,6 +19,43 @@ use crate::{
 /// it. A folder that does not exist has no providers.
 pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Result<()> {
     let known = metadata.providers().await?;
+    let files = of_files(folder).await?;
+    for provider in files.iter().filter(|provider| !known.contains(provider)) {
+        metadata.put_provider(provider).await?;
+    }
+    if metadata.is_single_machine() {
+        for provider in known.iter().filter(|provider| is_gone(provider, &files)) {
+            metadata.remove_provider(&provider.name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// All providers as they are after [`import`], by name; nothing is written.
+pub async fn all(folder: &Folder, metadata: Option<&dyn MetadataStore>) -> anyhow::Result<Vec<Provider>> {
+    let mut all = of_files(folder).await?;
+    if let Some(metadata) = metadata {
+        let mut known = metadata.providers().await?;
+        let is_single_machine = metadata.is_single_machine();
+        known.retain(|provider| {
+            all.iter().all(|file| file.name != provider.name)
+                && !(is_single_machine && is_gone(provider, &all))
+        });
+        all.extend(known);
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
+}
+
+/// Whether a provider was one of a file that is not there any more. On one machine the folder is all there
+/// is, and such a file takes its provider along; where several share the database, each has only some of the
+/// files.
+fn is_gone(provider: &Provider, files: &[Provider]) -> bool {
+    provider.origin == ProviderOrigin::File && files.iter().all(|file| file.name != provider.name)
+}
+
+async fn of_files(folder: &Folder) -> anyhow::Result<Vec<Provider>> {
+    let mut providers: Vec<Provider> = vec![];
     let mut seen: BTreeMap<ProviderName, String> = BTreeMap::new();
     for file in folder.files(Wanted { endings: &["toml"], nested: true }).await? {
         let provider = read(&file)?;
@@ -29,20 +66,9 @@ pub async fn import(folder: &Folder, metadata: &dyn MetadataStore) -> anyhow::Re
                 file.shown
             );
         }
-        if !known.contains(&provider) {
-            metadata.put_provider(&provider).await?;
-        }
+        providers.push(provider);
     }
-    // On one machine the folder is all there is: a file that is gone takes its provider along. Where
-    // several machines share the database, each has only some of the files.
-    let is_gone =
-        |provider: &&Provider| provider.origin == ProviderOrigin::File && !seen.contains_key(&provider.name);
-    if metadata.is_single_machine() {
-        for provider in known.iter().filter(is_gone) {
-            metadata.remove_provider(&provider.name).await?;
-        }
-    }
-    Ok(())
+    Ok(providers)
 }
 
 fn read(file: &TextFile) -> anyhow::Result<Provider> {

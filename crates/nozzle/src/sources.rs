@@ -17,7 +17,7 @@ use nozzle_core::{
 use nozzle_dump::derived::DerivedSource;
 use nozzle_metadata::MetadataStore;
 use nozzle_sources::{
-    BlockRows, BlockSource, Chain, Head, SharedSource, SourceError,
+    BlockRows, BlockSource, Chain, Head, Place, SharedSource, SourceError,
     failover::{Failover, FailoverPolicy},
     retry::{Retry, RetryPolicy},
 };
@@ -142,14 +142,16 @@ impl<S: BlockSource + ?Sized> OnNetwork<S> {
 
     /// The source, if it is one of the network.
     pub async fn checked(&self) -> Result<&S, SourceError> {
-        self.is_checked.get_or_try_init(|| self.check()).await?;
+        self.is_checked.get_or_try_init(|| async { self.told().await.map(drop) }).await?;
         Ok(&self.source)
     }
 
-    async fn check(&self) -> Result<(), SourceError> {
-        match self.source.chain().await?.and_then(|found| other_chain(&self.network, &found)) {
+    /// The chain that the source tells now, if it is the network's.
+    pub async fn told(&self) -> Result<Option<Chain>, SourceError> {
+        let chain = self.source.chain().await?;
+        match chain.as_ref().and_then(|found| other_chain(&self.network, found)) {
             Some(why) => Err(SourceError::OtherChain { provider: self.provider.clone(), why }),
-            None => Ok(()),
+            None => Ok(chain),
         }
     }
 }
@@ -176,9 +178,17 @@ impl BlockSource for OnNetwork<dyn BlockSource> {
         self.source.head_moved().await;
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    fn has_cursors(&self) -> bool {
+        self.source.has_cursors()
+    }
+
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let own = self.clone();
-        let blocks = async move { Ok(own.checked().await?.blocks(range)) };
+        let blocks = async move { Ok(own.checked().await?.blocks_behind(range, behind)) };
         stream::once(blocks).try_flatten().boxed()
     }
 }

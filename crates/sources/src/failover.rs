@@ -14,7 +14,7 @@ use crate::{
     error::SourceError,
     remaining::Remaining,
     retry::RetryPolicy,
-    source::{BlockRows, BlockSource, Head, SharedSource},
+    source::{BlockRows, BlockSource, Head, Place, SharedSource},
 };
 
 /// A head so many blocks below the one that another provider has shown is that of a provider that is
@@ -363,9 +363,19 @@ impl BlockSource for Failover {
         self.pool.targets[self.pool.begin().target].source.head_moved().await;
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    /// They are of one kind.
+    fn has_cursors(&self) -> bool {
+        self.pool.targets.iter().any(|target| target.source.has_cursors())
+    }
+
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let pool = Arc::clone(&self.pool);
-        let reading = Reading { turn: pool.begin(), pool, remaining: Remaining::new(range), stream: None };
+        let reading =
+            Reading { turn: pool.begin(), pool, remaining: Remaining::new(range, behind), stream: None };
         stream::unfold(reading, |mut reading| async { reading.next().await.map(|item| (item, reading)) })
             .boxed()
     }
@@ -385,7 +395,8 @@ impl Reading {
         loop {
             let left = self.remaining.range()?;
             let source = &self.pool.targets[self.turn.target].source;
-            let stream = self.stream.get_or_insert_with(|| source.blocks(left));
+            let behind = || self.remaining.place();
+            let stream = self.stream.get_or_insert_with(|| source.blocks_behind(left, behind()));
             match stream.next().await {
                 Some(Ok(rows)) => return Some(self.received(rows)),
                 Some(Err(error)) => {
@@ -418,7 +429,7 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{QUICK, Scripted, Step, collect, hash, range};
+    use crate::testing::{QUICK, Scripted, Step, collect, collect_behind, hash, place, range};
 
     const POLICY: FailoverPolicy = FailoverPolicy {
         rest: Duration::from_secs(30),
@@ -453,6 +464,17 @@ mod tests {
             assert_eq!(received, [range(10, 11), range(12, 12), range(13, 14)]);
             assert_eq!((asked(&a), asked(&b)), (vec![10], vec![12]));
         }
+    }
+
+    #[tokio::test]
+    async fn the_next_provider_is_told_the_place_too() {
+        let (a, b) =
+            (Scripted::new(&[Step::Blocks(2), Step::Unavailable]), Scripted::new(&[Step::Blocks(3)]));
+        let pool = failover(&[&a, &b]);
+        let (_, error) = collect_behind(&pool, range(10, 14), Some(place(9))).await;
+        assert!(error.is_none() && pool.has_cursors(), "{error:?}");
+        let behind = |source: &Scripted| source.behind.lock().expect("not poisoned").clone();
+        assert_eq!((behind(&a), behind(&b)), (vec![Some(place(9))], vec![Some(place(11))]));
     }
 
     #[tokio::test]

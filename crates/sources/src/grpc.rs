@@ -3,8 +3,10 @@
 //! An address, a token and a key are secrets: nothing of an address but its host is ever shown, and what
 //! an endpoint says is cleaned of them before it is passed on.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use prost::Message;
+use tokio::time::Instant;
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -13,7 +15,11 @@ use tonic::{
 };
 use url::Url;
 
-use crate::error::SourceError;
+use crate::{
+    error::SourceError,
+    limit::{LimitOptions, Limiter, Throttle},
+    pb::google::protobuf::Any,
+};
 
 /// The header that carries an API key.
 const API_KEY_HEADER: &str = "x-api-key";
@@ -44,10 +50,16 @@ pub struct GrpcConfig {
     pub timeout: Duration,
     /// The largest message that is taken.
     pub max_message_bytes: usize,
+    /// Streams of ranges at a time, at most.
+    pub concurrent_request_limit: usize,
+    /// How long a call is made again that the endpoint does nothing but push back.
+    pub pushback_patience: Duration,
+    /// Keeps to the limits together with other sources; absent: by itself.
+    pub throttle: Option<Throttle>,
 }
 
 impl GrpcConfig {
-    /// The defaults: no secrets, 60 seconds, messages of up to 1 GiB.
+    /// The defaults: no secrets, 60 seconds, messages of up to 1 GiB, 16 streams, 30 seconds of patience.
     pub fn new(provider: &str, url: &str) -> Self {
         Self {
             provider: provider.to_owned(),
@@ -56,7 +68,21 @@ impl GrpcConfig {
             api_key: None,
             timeout: Duration::from_secs(60),
             max_message_bytes: 1 << 30,
+            concurrent_request_limit: 16,
+            pushback_patience: Duration::from_secs(30),
+            throttle: None,
         }
+    }
+
+    /// What keeps to the limits of this source alone.
+    pub fn own_throttle(&self) -> Throttle {
+        Throttle::new(&LimitOptions {
+            requests: self.concurrent_request_limit.clamp(1, tokio::sync::Semaphore::MAX_PERMITS),
+            // A stream is not an answer that comes and goes: as many as may be are open from the start.
+            is_near: true,
+            calls_per_minute: 0,
+            patience: self.pushback_patience,
+        })
     }
 }
 
@@ -81,6 +107,7 @@ pub struct Grpc {
     service: Service,
     secrets: Vec<String>,
     timeout: Duration,
+    limiter: Arc<Limiter>,
     /// The largest message that is taken.
     pub max_message_bytes: usize,
 }
@@ -124,6 +151,7 @@ impl Grpc {
             service: InterceptedService::new(channel, auth),
             secrets,
             timeout: config.timeout,
+            limiter: config.throttle.clone().unwrap_or_else(|| config.own_throttle()).limiter().clone(),
             max_message_bytes: config.max_message_bytes,
         })
     }
@@ -138,19 +166,63 @@ impl Grpc {
         &self.provider
     }
 
-    /// Waits for one answer, or the next message of a stream, no longer than the timeout.
-    pub async fn answer<T>(
-        &self,
-        what: &str,
-        answer: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, SourceError> {
-        match tokio::time::timeout(self.timeout, answer).await {
-            Ok(answer) => answer.map_err(|status| self.error(what, &status)),
-            Err(_) => {
-                let secs = self.timeout.as_secs_f64();
-                Err(self.unavailable(format!("{what}: {} was silent for {secs} seconds", self.host)))
+    /// What lets streams of ranges through.
+    pub(crate) fn limiter(&self) -> &Arc<Limiter> {
+        &self.limiter
+    }
+
+    /// Makes a call once the endpoint wants one, and for a while again where it only pushes back. The answer may
+    /// take no longer than the timeout.
+    pub async fn call<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, SourceError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut pushed_back_since = None;
+        loop {
+            let sent = self.limiter.ready(1).await;
+            let status = match self.in_time(what, call()).await? {
+                Ok(answer) => {
+                    self.limiter.kept_up(sent);
+                    return Ok(answer);
+                }
+                Err(status) => status,
+            };
+            // A connection that fails says the same, and has a cause.
+            let is_busy = status.code() == Code::Unavailable && std::error::Error::source(&status).is_none();
+            if !is_busy && status.code() != Code::ResourceExhausted {
+                return Err(self.error(what, &status));
+            }
+            self.pushed_back(&status, sent);
+            if !self.limiter.has_patience(*pushed_back_since.get_or_insert_with(Instant::now)) {
+                return Err(self.error(what, &status));
             }
         }
+    }
+
+    /// Waits for the next message of a stream, no longer than the timeout.
+    pub async fn next<T>(
+        &self,
+        what: &str,
+        message: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, SourceError> {
+        let asked = Instant::now();
+        self.in_time(what, message).await?.map_err(|status| {
+            if status.code() == Code::ResourceExhausted {
+                self.pushed_back(&status, asked);
+            }
+            self.error(what, &status)
+        })
+    }
+
+    async fn in_time<T>(&self, what: &str, answer: impl Future<Output = T>) -> Result<T, SourceError> {
+        tokio::time::timeout(self.timeout, answer).await.map_err(|_| {
+            let secs = self.timeout.as_secs_f64();
+            self.unavailable(format!("{what}: {} was silent for {secs} seconds", self.host))
+        })
+    }
+
+    fn pushed_back(&self, status: &Status, sent: Instant) {
+        self.limiter.pushed_back(&self.provider, &self.clean(status), sent, rest(status.details()));
     }
 
     /// What a failed call means to whoever asked for blocks; `what` is what was asked.
@@ -204,6 +276,37 @@ impl Grpc {
         }
         words.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
+}
+
+/// `google.rpc.Status`, as far as it is read.
+#[derive(Clone, PartialEq, Message)]
+struct Detailed {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    delay: Option<Delay>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+/// The rest that an endpoint asks for in the details of its status.
+fn rest(details: &[u8]) -> Option<Duration> {
+    let details = Detailed::decode(details).ok()?.details;
+    let info = details.iter().find(|any| any.type_url.rsplit('/').next() == Some("google.rpc.RetryInfo"))?;
+    let Delay { seconds, nanos } = RetryInfo::decode(&info.value[..]).ok()?.delay?;
+    Some(Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?.min(999_999_999)))
 }
 
 /// Reads an address. It may hold a secret, so a bad one is not repeated.
@@ -319,8 +422,55 @@ mod tests {
         let config =
             GrpcConfig { timeout: Duration::from_millis(5), ..GrpcConfig::new("p", "http://localhost:1") };
         let grpc = grpc(&config);
-        let error = grpc.answer("the head", std::future::pending::<Result<(), Status>>()).await;
+        let error = grpc.call("the head", std::future::pending::<Result<(), Status>>).await;
         let error = error.expect_err("nothing comes");
         assert!(error.may_pass() && error.with_causes().contains("was silent"), "{error:?}");
+    }
+
+    /// What an endpoint says that wants a rest.
+    fn busy(code: Code, seconds: i64) -> Status {
+        let delay = Some(Delay { seconds, nanos: 500_000_000 });
+        let value = RetryInfo { delay }.encode_to_vec();
+        let info = Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value: value.into() };
+        Status::with_details(code, "slower", Detailed { details: vec![info] }.encode_to_vec().into())
+    }
+
+    #[test]
+    fn a_rest_is_read_from_the_details() {
+        assert_eq!(rest(busy(Code::ResourceExhausted, 7).details()), Some(Duration::from_millis(7_500)));
+        for nothing in [&b""[..], b"\x1a", b"\x1a\x02\x0a\x00", busy(Code::Unavailable, -1).details()] {
+            assert_eq!(rest(nothing), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_pushes_back_is_asked_more_slowly() {
+        let config =
+            GrpcConfig { pushback_patience: Duration::from_secs(9), ..GrpcConfig::new("p", "http://h:1") };
+        for (status, waits_ms) in [
+            (Status::new(Code::ResourceExhausted, "slower"), 250 + 500),
+            (Status::new(Code::Unavailable, "slower"), 250 + 500),
+            (busy(Code::ResourceExhausted, 0), 2 * 500),
+        ] {
+            let (grpc, calls) = (grpc(&config), std::cell::Cell::new(0));
+            let started = Instant::now();
+            let answer = grpc.call("the blocks", async || {
+                calls.set(calls.get() + 1);
+                if calls.get() <= 2 { Err(status.clone()) } else { Ok(calls.get()) }
+            });
+            assert_eq!(answer.await.expect("an answer"), 3);
+            assert!(started.elapsed().as_millis() >= waits_ms, "{status}");
+            assert_eq!(grpc.limiter().further_turns(100).len(), 4, "a half of a half of 16");
+        }
+        let grpc = grpc(&GrpcConfig { pushback_patience: Duration::ZERO, ..config });
+        let answer = grpc.call("the blocks", async || Err::<(), _>(Status::resource_exhausted("slower")));
+        let error = answer.await.expect_err("it does nothing else");
+        assert!(error.may_pass() && error.with_causes().contains("slower"), "{error:?}");
+        // In the middle of a stream it is told to who reads on.
+        let grpc = self::grpc(&GrpcConfig::new("p", "http://h:1"));
+        grpc.next("a block", async { Err::<(), _>(Status::resource_exhausted("slower")) })
+            .await
+            .expect_err("it");
+        assert_eq!(grpc.limiter().further_turns(100).len(), 8);
     }
 }

@@ -4,6 +4,7 @@
 //! source; what they share lies beside them.
 
 pub mod beacon;
+mod budget;
 pub mod error;
 pub mod evm;
 pub mod evm_rpc;
@@ -20,6 +21,7 @@ pub mod retry;
 mod secrets;
 mod skips;
 pub mod source;
+pub mod stored;
 pub mod substreams;
 #[cfg(test)]
 mod testing;
@@ -28,4 +30,4 @@ pub use error::SourceError;
 pub use failover::Failover;
 pub use limit::{LimitOptions, Throttle};
 pub use retry::{Retry, RetryPolicy};
-pub use source::{BlockRows, BlockSource, Chain, Decoded, Head, MadeOf, SharedSource, TableRows};
+pub use source::{BlockRows, BlockSource, Chain, Decoded, Head, MadeOf, Place, SharedSource, TableRows};

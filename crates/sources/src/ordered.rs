@@ -1,38 +1,32 @@
 //! The stream of a range: many blocks under way, rows in order, memory bounded.
 
-use std::{
-    ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use nozzle_core::{BlockHash, BlockNum, BlockRange, TableDef, block::BlockLink};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::{JoinError, JoinHandle, JoinSet},
 };
 
 use crate::{
+    budget::{ByteBudget, Hold},
     error::SourceError,
     limit::Turn,
     skips,
     source::{BlockRows, Decoded, check_link},
 };
 
-/// How many bytes of answers all streams of a source may hold.
-const BUDGET_BYTES: u64 = 16 << 20;
-/// What a block is taken for while none has been seen.
-const FIRST_ESTIMATE_BYTES: u64 = 512 << 10;
 /// The most blocks that are decoded in one go.
 const GROUP_BLOCKS: usize = 64;
 /// With so many bytes a group is full.
 const GROUP_BYTES: u64 = 4 << 20;
 /// For each request that may be under way, how many blocks may wait behind a slow one.
 const LOOKAHEAD_PER_REQUEST: usize = 4;
+/// So many numbers in a row may be without a block before it is made sure that the chain has skipped them. Of a
+/// provider that has lost its old blocks all of them would be asked for first.
+const UNPROVEN_NUMBERS: u64 = 512;
 
 /// A provider that is asked for blocks one by one, or in batches.
 #[async_trait]
@@ -172,6 +166,8 @@ struct Running<B> {
     previous: Option<BlockLink>,
     /// Numbers without a block that were not given yet: the next block shows whether they were skipped.
     skipped: Option<BlockRange>,
+    /// How many of them there may be until it is made sure that they were.
+    unproven: u64,
     /// The error behind the rows given last.
     error: Option<SourceError>,
     /// The numbers still to come; `None` once the stream is over.
@@ -191,7 +187,8 @@ impl<B: Blocks> Running<B> {
         let mut tasks = JoinSet::new();
         tasks.spawn(start_fetches(source.clone(), range, fetched_in));
         tasks.spawn(start_decodes(source.clone(), fetched, decoded_in));
-        Self { source, decoded, previous: None, skipped: None, error: None, left: Some(range), tasks }
+        let (skipped, unproven) = (None, UNPROVEN_NUMBERS);
+        Self { source, decoded, previous: None, skipped, unproven, error: None, left: Some(range), tasks }
     }
 
     async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
@@ -212,7 +209,10 @@ impl<B: Blocks> Running<B> {
                 return self.accept(skips::stand_in(skipped, hash, self.source.tables()));
             }
             let rows = self.receive().await?;
-            let Some(taken) = skips::take(self.skipped.take(), rows, &mut self.skipped) else { continue };
+            let Some(taken) = skips::take(self.skipped.take(), rows, &mut self.skipped) else {
+                self.prove_skipped().await?;
+                continue;
+            };
             if let (None, Some(skipped), Some(first)) =
                 (&self.previous, taken.leading, taken.rows.blocks.first())
             {
@@ -220,6 +220,15 @@ impl<B: Blocks> Running<B> {
             }
             return self.accept(taken.rows);
         }
+    }
+
+    /// Makes sure of many skipped numbers while the block behind them has not come.
+    async fn prove_skipped(&mut self) -> Result<(), SourceError> {
+        if let Some(skipped) = self.skipped.filter(|skipped| skipped.len() >= self.unproven) {
+            self.source.before_skipped(skipped, None).await?;
+            self.unproven = skipped.len().saturating_mul(2);
+        }
+        Ok(())
     }
 
     async fn receive(&mut self) -> Result<BlockRows, SourceError> {
@@ -244,6 +253,7 @@ impl<B: Blocks> Running<B> {
             check_link(previous, first)?;
         }
         self.previous = rows.blocks.last().copied();
+        self.unproven = UNPROVEN_NUMBERS;
         Ok(rows)
     }
 
@@ -376,130 +386,5 @@ impl<R> Groups<R> {
                 }
             }
         }
-    }
-}
-
-/// Bounds the bytes that are under way, in units of 1 KiB.
-///
-/// The size of a block is not known before it has come, so an estimate is held for it first: the
-/// largest seen lately.
-#[derive(Debug)]
-pub(crate) struct ByteBudget {
-    units: Arc<Semaphore>,
-    estimate_bytes: AtomicU64,
-}
-
-/// What a block holds of the budget.
-struct Hold {
-    _own: Option<OwnedSemaphorePermit>,
-    shared: Option<OwnedSemaphorePermit>,
-}
-
-impl Default for ByteBudget {
-    fn default() -> Self {
-        Self {
-            units: Arc::new(Semaphore::new((BUDGET_BYTES >> 10) as usize)),
-            estimate_bytes: AtomicU64::new(FIRST_ESTIMATE_BYTES),
-        }
-    }
-}
-
-fn units(bytes: u64) -> u32 {
-    bytes.min(BUDGET_BYTES).div_ceil(1 << 10).max(1) as u32
-}
-
-impl ByteBudget {
-    /// Waits for room for `most` blocks, or fewer where there is not so much: one hold for each, at
-    /// least one. `own` is the stream's own place for one block, so that streams which nobody reads
-    /// cannot stop it.
-    async fn hold(&self, own: &Arc<Semaphore>, most: usize) -> Vec<Hold> {
-        let each = units(self.estimate_bytes.load(Ordering::Relaxed));
-        // All at once or none of them: whoever held a part could wait for who waits for him.
-        let count = (units(BUDGET_BYTES / 2) / each).clamp(1, u32::try_from(most).unwrap_or(u32::MAX));
-        let never_closed = "these semaphores are never closed";
-        let shared = self.units.clone().acquire_many_owned(each * count);
-        let own = || own.clone().acquire_owned();
-        let own_hold = |own| vec![Hold { _own: Some(own), shared: None }];
-        let is_single = count == 1;
-        tokio::select! {
-            biased;
-            own = own(), if is_single => own_hold(own.expect(never_closed)),
-            shared = shared => {
-                let mut shared = shared.expect(never_closed);
-                let parts = (1..count).filter_map(|_| shared.split(each as usize)).collect::<Vec<_>>();
-                parts.into_iter().chain([shared]).map(|part| Hold { _own: None, shared: Some(part) }).collect()
-            }
-            own = own(), if !is_single => own_hold(own.expect(never_closed)),
-        }
-    }
-
-    /// Corrects a hold, now that the block's size is known.
-    fn settle(&self, hold: &mut Hold, size_bytes: u64) {
-        let learn = |estimate: u64| Some(size_bytes.max(estimate - estimate.saturating_sub(size_bytes) / 16));
-        // The closure always gives a value.
-        self.estimate_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learn).ok();
-        let Some(shared) = &mut hold.shared else { return };
-        let (held, needed) = (shared.num_permits(), units(size_bytes) as usize);
-        if held > needed {
-            drop(shared.split(held - needed));
-        } else if let Ok(more) = self.units.clone().try_acquire_many_owned((needed - held) as u32) {
-            // Where there is no room left, the block is here all the same.
-            shared.merge(more);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_hold_is_an_estimate_until_the_size_is_known() {
-        let budget = ByteBudget::default();
-        let all = budget.units.available_permits();
-        let own = Arc::new(Semaphore::new(0));
-        let mut hold = budget.hold(&own, 1).await.remove(0);
-        assert_eq!(all - budget.units.available_permits(), 512);
-        budget.settle(&mut hold, 3 << 20);
-        assert_eq!(all - budget.units.available_permits(), 3072);
-        assert_eq!(budget.estimate_bytes.load(Ordering::Relaxed), 3 << 20);
-        budget.settle(&mut hold, 100);
-        assert_eq!(all - budget.units.available_permits(), 1);
-        assert!(budget.estimate_bytes.load(Ordering::Relaxed) < 3 << 20);
-        drop(hold);
-        assert_eq!(budget.units.available_permits(), all);
-    }
-
-    #[tokio::test]
-    async fn a_full_budget_leaves_each_stream_one_block() {
-        let budget = ByteBudget::default();
-        let none = Arc::new(Semaphore::new(0));
-        let mut held = Vec::new();
-        while let Some(hold) = budget.hold(&none, 1).now_or_never() {
-            held.push(hold);
-        }
-        assert_eq!(held.len(), 32);
-        let own = Arc::new(Semaphore::new(1));
-        let first = budget.hold(&own, 1).now_or_never().expect("the stream's own place is free");
-        assert!(budget.hold(&own, 1).now_or_never().is_none());
-        drop(first);
-        assert!(budget.hold(&own, 1).now_or_never().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_batch_holds_for_each_of_its_blocks_what_there_is_room_for() {
-        let budget = ByteBudget::default();
-        let all = budget.units.available_permits();
-        let own = Arc::new(Semaphore::new(1));
-        let batch = budget.hold(&own, 10).await;
-        assert_eq!((batch.len(), all - budget.units.available_permits()), (10, 10 << 9));
-        let half = budget.hold(&own, 1000).await;
-        assert_eq!(half.len(), 16);
-        // There is no room for a second half, but for one block.
-        assert_eq!(budget.hold(&own, 1000).await.len(), 1);
-        drop(batch);
-        assert_eq!(budget.hold(&own, 1000).await.len(), 16);
     }
 }

@@ -14,7 +14,7 @@ use nozzle_core::{BlockId, BlockNum, BlockRange, TableDef};
 use crate::{
     error::SourceError,
     remaining::Remaining,
-    source::{BlockRows, BlockSource, Head, MadeOf},
+    source::{BlockRows, BlockSource, Head, MadeOf, Place},
 };
 
 /// How often and how fast to ask again.
@@ -134,11 +134,19 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
         self.inner.head_moved().await;
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    fn has_cursors(&self) -> bool {
+        self.inner.has_cursors()
+    }
+
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let stream = Resuming {
             policy: self.policy,
             inner: self.inner.clone(),
-            remaining: Remaining::new(range),
+            remaining: Remaining::new(range, behind),
             failures: 0,
             stream: None,
         };
@@ -161,7 +169,8 @@ impl<S: BlockSource + ?Sized> Resuming<S> {
         loop {
             let left = self.remaining.range()?;
             let inner = &self.inner;
-            let stream = self.stream.get_or_insert_with(|| inner.blocks(left));
+            let behind = || self.remaining.place();
+            let stream = self.stream.get_or_insert_with(|| inner.blocks_behind(left, behind()));
             let error = match stream.next().await {
                 Some(Ok(rows)) => {
                     self.failures = 0;
@@ -188,7 +197,7 @@ impl<S: BlockSource + ?Sized> Resuming<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{QUICK, Scripted, Step, collect, hash, range};
+    use crate::testing::{QUICK, Scripted, Step, collect, collect_behind, hash, place, range};
 
     fn retry(source: &Arc<Scripted>) -> Retry<Scripted> {
         Retry::new(source.clone(), QUICK)
@@ -223,6 +232,25 @@ mod tests {
         let starts: Vec<_> = asked.iter().map(BlockRange::start).collect();
         assert_eq!(starts, [10, 12, 12, 13, 13]);
         assert!(asked.iter().all(|range| range.end() == 14));
+    }
+
+    #[tokio::test]
+    async fn a_stream_goes_on_from_the_place_behind_the_last_block_received() {
+        let steps = [Step::Unavailable, Step::Blocks(2), Step::Unavailable, Step::Blocks(3)];
+        let source = Scripted::new(&steps);
+        let (received, error) = collect_behind(&retry(&source), range(10, 14), Some(place(9))).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(received, [range(10, 11), range(12, 14)]);
+        let behind = source.behind.lock().expect("not poisoned").clone();
+        assert_eq!(behind, [Some(place(9)), Some(place(9)), Some(place(11))]);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_follow_the_place_is_not_linked() {
+        let source = Scripted::new(&[Step::Fork(3), Step::Blocks(5)]);
+        let (received, error) = collect_behind(&retry(&source), range(10, 14), Some(place(9))).await;
+        assert_eq!(received, []);
+        assert!(matches!(error, Some(SourceError::NotLinked { block: 10, .. })), "{error:?}");
     }
 
     #[tokio::test]

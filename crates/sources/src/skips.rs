@@ -47,6 +47,7 @@ pub(crate) fn stand_in(skipped: BlockRange, hash: BlockHash, tables: &[TableDef]
         blocks: vec![BlockLink { number: skipped.end(), hash, parent_hash: hash }],
         tables: tables.iter().map(table).collect(),
         source_bytes: 0,
+        cursor: None,
     }
 }
 
@@ -59,7 +60,7 @@ mod tests {
         let link =
             |number: &u64| BlockLink { number: *number, hash: hash(0, *number), parent_hash: hash(0, 0) };
         let blocks = blocks.iter().map(link).collect();
-        BlockRows { range: range(start, end), blocks, tables: vec![], source_bytes: 0 }
+        BlockRows { range: range(start, end), blocks, tables: vec![], source_bytes: 0, cursor: None }
     }
 
     #[test]

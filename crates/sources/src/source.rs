@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use nozzle_core::{BlockId, BlockNum, BlockRange, SourceRevisions, TableDef, block::BlockLink};
+use nozzle_core::{
+    BlockHash, BlockId, BlockNum, BlockRange, SourceCursor, SourceRevisions, TableDef, block::BlockLink,
+};
 
 use crate::error::SourceError;
 
@@ -47,10 +49,38 @@ pub trait BlockSource: Send + Sync + std::fmt::Debug {
         std::future::pending().await
     }
 
+    /// Whether its rows come with cursors, so that it is worth keeping them.
+    fn has_cursors(&self) -> bool {
+        false
+    }
+
     /// The rows of `range` in block order, without gaps between the items, each block linked to
-    /// the one before it. Numbers count as skipped only where a later block shows that they were. The caller has made sure that the head is not below the range. After an
-    /// error the stream is over: call again from the block after the last one received.
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>>;
+    /// the one before it. Numbers count as skipped only where a later block shows that they were. The
+    /// caller has made sure that the head is not below the range. After an error the stream is over: call
+    /// again from the block after the last one received.
+    ///
+    /// `behind` is the place right before the range, where the caller knows it: from there the source tells
+    /// whether the block is still part of the chain. A help and no more: a source that cannot go on from it
+    /// begins at the range's first number.
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>>;
+
+    /// As [`Self::blocks_behind`], behind nothing that is known.
+    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        self.blocks_behind(range, None)
+    }
+}
+
+/// A place in the stream of a source: a block that it has given, and how to go on behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The block. Where numbers behind it were skipped, the last of those, with the block's hash.
+    pub block: BlockId,
+    /// What came with it.
+    pub cursor: SourceCursor,
 }
 
 /// A shared source.
@@ -97,6 +127,16 @@ pub struct BlockRows {
     pub tables: Vec<TableRows>,
     /// How many bytes the source sent for these blocks.
     pub source_bytes: u64,
+    /// Where the source's stream goes on behind the last of them; `None` where it does not say.
+    pub cursor: Option<SourceCursor>,
+}
+
+impl BlockRows {
+    /// The place behind the rows.
+    pub fn place(&self) -> Option<Place> {
+        let block = BlockId { number: self.range.end(), hash: self.blocks.last()?.hash };
+        Some(Place { block, cursor: self.cursor.clone()? })
+    }
 }
 
 /// One table's rows of a [`BlockRows`].
@@ -120,7 +160,12 @@ pub struct Decoded {
 
 /// Checks that a block follows another one.
 pub(crate) fn check_link(previous: &BlockLink, block: &BlockLink) -> Result<(), SourceError> {
-    let (expected, found) = (previous.hash, block.parent_hash);
+    check_parent(previous.hash, block)
+}
+
+/// Checks that a block follows the one with this hash.
+pub(crate) fn check_parent(expected: BlockHash, block: &BlockLink) -> Result<(), SourceError> {
+    let found = block.parent_hash;
     if expected == found {
         Ok(())
     } else {

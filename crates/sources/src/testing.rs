@@ -8,12 +8,12 @@ use std::{
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
-use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, TableDef, block::BlockLink};
+use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, SourceCursor, TableDef, block::BlockLink};
 
 use crate::{
     error::SourceError,
     retry::RetryPolicy,
-    source::{BlockRows, BlockSource, Head},
+    source::{BlockRows, BlockSource, Head, Place},
 };
 
 /// What a scripted source does next.
@@ -38,6 +38,8 @@ pub(crate) struct Scripted {
     steps: Mutex<VecDeque<Step>>,
     chain: Mutex<u8>,
     pub asked: Mutex<Vec<BlockRange>>,
+    /// What each of those came with.
+    pub behind: Mutex<Vec<Option<Place>>>,
 }
 
 impl Scripted {
@@ -76,6 +78,7 @@ impl Scripted {
             blocks: (start..start + count).map(link).collect(),
             tables: Vec::new(),
             source_bytes: 0,
+            cursor: SourceCursor::new(format!("{chain}-{}", start + count - 1)),
         }
     }
 }
@@ -113,8 +116,17 @@ impl BlockSource for Scripted {
         }
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    fn has_cursors(&self) -> bool {
+        true
+    }
+
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         self.asked.lock().expect("not poisoned").push(range);
+        self.behind.lock().expect("not poisoned").push(behind);
         let mut items = Vec::new();
         let mut next = range.start();
         while next <= range.end() {
@@ -146,7 +158,22 @@ pub(crate) async fn collect(
     source: &dyn BlockSource,
     wanted: BlockRange,
 ) -> (Vec<BlockRange>, Option<SourceError>) {
-    let mut stream = source.blocks(wanted);
+    collect_behind(source, wanted, None).await
+}
+
+/// The place behind a block of the chain 0, with the cursor that came with it.
+pub(crate) fn place(number: BlockNum) -> Place {
+    let cursor = SourceCursor::new(format!("0-{number}")).expect("a cursor");
+    Place { block: BlockId { number, hash: hash(0, number) }, cursor }
+}
+
+/// As [`collect`], behind a place.
+pub(crate) async fn collect_behind(
+    source: &dyn BlockSource,
+    wanted: BlockRange,
+    behind: Option<Place>,
+) -> (Vec<BlockRange>, Option<SourceError>) {
+    let mut stream = source.blocks_behind(wanted, behind);
     let (mut received, mut error) = (Vec::new(), None);
     while let Some(item) = stream.next().await {
         assert!(error.is_none(), "nothing comes after an error");

@@ -56,8 +56,8 @@ pub fn measure(recording: &Recording, parser: Parser) -> anyhow::Result<Parsed> 
     thread::scope(|scope| scope.spawn(work).join().expect("parsing does not panic"))
 }
 
-/// How long this thread has been on a processor; Linux counts it in nanoseconds.
-fn busy_seconds() -> anyhow::Result<f64> {
+/// How long this thread has been on a processor, in seconds; Linux counts it in nanoseconds.
+pub fn busy_seconds() -> anyhow::Result<f64> {
     let path = "/proc/thread-self/schedstat";
     let text = fs::read_to_string(path).with_context(|| format!("read {path}: this needs Linux"))?;
     let nanoseconds: f64 = text.split(' ').next().unwrap_or_default().parse()?;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use nozzle_core::{BlockNum, Span};
+use nozzle_core::{BlockNum, SourceCursor, Span};
 
 /// What tells of two cuts which came later: see `FileOrigin::order`.
 pub(super) type Order = (u64, i64);
@@ -18,6 +18,8 @@ pub(super) struct Cut<T> {
     pub span: Span,
     /// When it was written, among the others.
     pub order: Order,
+    /// Where the source's stream goes on behind it.
+    pub cursor: Option<SourceCursor>,
     /// What the caller knows it by.
     pub id: T,
 }
@@ -82,7 +84,7 @@ mod tests {
         let hash_of = |number: u64| hash(chain[number as usize], number);
         let prev_hash = start.checked_sub(1).map_or(BlockHash::ZERO, hash_of);
         let range = BlockRange::new(start, end).expect("a range");
-        Cut { span: Span { range, prev_hash, hash: hash_of(end) }, order, id: 0 }
+        Cut { span: Span { range, prev_hash, hash: hash_of(end) }, order, cursor: None, id: 0 }
     }
 
     fn spans<T>(cuts: &[Cut<T>]) -> Vec<Span> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use nozzle_core::{
-    DatasetName, RevisionId, SourceRevisions, Span, TableName, layout,
+    DatasetName, RevisionId, SourceCursor, SourceRevisions, Span, TableName, layout,
     segment::{FileMetadata, FileOrigin},
 };
 use nozzle_query::{Stores, stores::persistently};
@@ -125,6 +125,8 @@ pub(super) struct Told {
     pub sources: Option<SourceRevisions>,
     /// Only of the first file of a cut.
     pub manifest: Option<serde_json::Value>,
+    /// In the same file, where the source has given one.
+    pub cursor: Option<SourceCursor>,
     pub footer: Bytes,
 }
 
@@ -175,9 +177,9 @@ fn told(object: Object, footer: Bytes) -> Result<Told, String> {
     let [range] = own.ranges.as_slice() else { return Err("it tells no block range".into()) };
     let rows = u64::try_from(metadata.num_rows()).map_err(|_| "its number of rows is negative")?;
     let (span, order) = (range.span(), origin.order());
-    let FileOrigin { building_until, sources, manifest, .. } = origin;
+    let FileOrigin { building_until, sources, manifest, cursor, .. } = origin;
     let empty_tables = own.empty_tables;
-    Ok(Told { object, rows, span, order, building_until, empty_tables, sources, manifest, footer })
+    Ok(Told { object, rows, span, order, building_until, empty_tables, sources, manifest, cursor, footer })
 }
 
 fn entry<'a>(entries: &'a [KeyValue], key: &str) -> Result<&'a str, String> {

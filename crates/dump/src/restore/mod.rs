@@ -309,12 +309,11 @@ impl Restore {
                 }),
                 None => None,
             };
-            segments.push(NewSegment {
-                location: location.id,
-                span: cut.span,
-                file,
-                sources: sources.clone(),
-            });
+            let sources = sources.clone();
+            segments.push(NewSegment { location: location.id, span: cut.span, file, sources, cursor: None });
+        }
+        if let Some(first) = segments.first_mut() {
+            first.cursor.clone_from(&cut.cursor);
         }
         Ok(segments)
     }
@@ -467,5 +466,6 @@ fn cut_of(group: Vec<Member>, tables: &HashSet<TableName>) -> Option<(Cut<Vec<Fi
         sources: member.told.sources,
         footer: Some(member.told.footer).filter(|footer| !footer.is_empty()),
     };
-    is_whole.then(|| (Cut { span, order, id: group.into_iter().map(file).collect() }, manifest))
+    let cursor = first.cursor.clone();
+    is_whole.then(|| (Cut { span, order, cursor, id: group.into_iter().map(file).collect() }, manifest))
 }

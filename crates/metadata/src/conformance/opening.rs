@@ -6,8 +6,8 @@ use super::Database;
 use crate::*;
 
 /// Every migration, oldest first.
-const MIGRATIONS: [&str; 5] =
-    ["0001 initial", "0002 uploads", "0003 jobs", "0004 compaction", "0006 sources"];
+const MIGRATIONS: [&str; 6] =
+    ["0001 initial", "0002 uploads", "0003 jobs", "0004 compaction", "0005 cursors", "0006 sources"];
 
 pub(super) async fn migrating_again_does_nothing(database: Database) {
     let config = database.config();

@@ -1,6 +1,6 @@
 //! Rules of reading segments.
 
-use nozzle_core::{RevisionId, SourceRevisions, Span};
+use nozzle_core::{BlockId, RevisionId, SourceCursor, SourceRevisions, Span};
 
 use super::{Database, world::*};
 use crate::{model::*, postgres, sql, sqlite};
@@ -215,4 +215,31 @@ pub(super) async fn a_file_is_found_by_its_id_also_when_replaced(database: Datab
     let second = world.replace(lease.id, &replaced, &[span(0, 9)]).await.unwrap();
     assert_eq!(world.file(segment.id).await.unwrap().unwrap().segment.replaced_seq, Some(second));
     assert_eq!(world.file(SegmentId(9999)).await.unwrap(), None);
+}
+
+pub(super) async fn a_cursor_is_that_of_the_block_that_ends_a_live_segment(database: Database) {
+    let world = World::new(database).await;
+    let lease = world.claim_one(range(0, 99)).await;
+    let cursor = |text: &str| SourceCursor::new(text.to_owned());
+    let mut commit = world.commit_of(lease.id, &[span(0, 9), span(10, 19), span(20, 29)]);
+    let table = world.table(0);
+    for new in commit.added.iter_mut().filter(|new| new.location == table && new.span != span(0, 9)) {
+        new.cursor = cursor(&format!("behind {}", new.span.range.end()));
+    }
+    world.store.commit(&commit).await.unwrap();
+    let at = async |location, chain, number| {
+        world.cursor(location, BlockId { number, hash: hash_on(chain, number) }).await.unwrap()
+    };
+    assert_eq!(at(table, 1, 19).await, cursor("behind 19"));
+    assert_eq!(at(table, 1, 29).await, cursor("behind 29"));
+    // Without one, of another table, within a segment, of another chain, and of no segment.
+    assert_eq!(at(table, 1, 9).await, None);
+    assert_eq!(at(world.table(1), 1, 19).await, None);
+    for (chain, number) in [(1, 15), (2, 19), (1, 20), (1, 39)] {
+        assert_eq!(at(table, chain, number).await, None, "{number} of {chain}");
+    }
+    // What takes its place may have none.
+    let replaced = world.at(20).await;
+    world.replace(lease.id, &replaced, &[span(20, 24), span(25, 29)]).await.unwrap();
+    assert_eq!((at(table, 1, 29).await, at(table, 1, 19).await), (None, cursor("behind 19")));
 }

@@ -136,7 +136,7 @@ pub(super) fn segment(location: LocationId, span: Span) -> NewSegment {
         version: None,
     };
     let footer = Bytes::from(format!("footer of {}", file.name));
-    NewSegment { location, span, file: Some(NewFile { file, footer }), sources: None }
+    NewSegment { location, span, file: Some(NewFile { file, footer }), sources: None, cursor: None }
 }
 
 /// Asserts that something is refused, in words that contain the given ones.

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use nozzle_core::SourceCursor;
 use sqlx::PgConnection;
 
 use super::{leases, now};
@@ -99,14 +100,17 @@ const WRITE_DOWN: &str = concat!(
     "
                        WHERE id = ANY($2) RETURNING id),
           new AS (SELECT * FROM UNNEST($3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[], $7::bytea[], $8::text[],
-                                       $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bytea[], $14::text[])
+                                       $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bytea[],
+                                       $14::text[], $15::text[])
                   AS new (location_id, start_block, end_block, prev_hash, hash, file_name,
-                          size_bytes, row_count, e_tag, object_version, footer, sources)),
+                          size_bytes, row_count, e_tag, object_version, footer, sources, source_cursor)),
           unsourced AS (DELETE FROM segment_sources WHERE segment_id = ANY($2)),
           added AS (INSERT INTO segments (location_id, start_block, end_block, prev_hash, hash, file_name,
-                                          size_bytes, row_count, e_tag, object_version, added_seq)
+                                          size_bytes, row_count, e_tag, object_version, added_seq,
+                                          source_cursor)
                     SELECT location_id, start_block, end_block, prev_hash, hash, file_name,
-                           size_bytes, row_count, e_tag, object_version, (SELECT sequence FROM counter)
+                           size_bytes, row_count, e_tag, object_version, (SELECT sequence FROM counter),
+                           source_cursor
                     FROM new WHERE (SELECT COUNT(*) FROM replaced) >= 0
                     RETURNING id, location_id, start_block),
           footed AS (INSERT INTO footers (segment_id, footer)
@@ -139,6 +143,7 @@ async fn write_down(tx: &mut PgConnection, commit: &Commit) -> Result<CommitSeq,
         .bind(column(files().map(|file| file.and_then(|file| file.version.as_deref()))))
         .bind(column(new().map(|new| new.map(|new| &new.footer[..]))))
         .bind(column(added().map(|segment| segment.sources.as_ref().map(ToString::to_string))))
+        .bind(column(added().map(|segment| segment.cursor.as_ref().map(SourceCursor::as_str))))
         .fetch_one(tx)
         .await?;
     Ok(CommitSeq(sequence))

@@ -1,5 +1,6 @@
 //! Making written segments visible.
 
+use nozzle_core::SourceCursor;
 use sqlx::SqliteConnection;
 
 use super::{leases, now, revisions};
@@ -98,8 +99,9 @@ async fn add(tx: &mut SqliteConnection, segment: &NewSegment, sequence: CommitSe
     let file = segment.file.as_ref().map(|new| &new.file);
     let id: i64 = sqlx::query_scalar(
         "INSERT INTO segments (location_id, start_block, end_block, prev_hash, hash,
-                               file_name, size_bytes, row_count, e_tag, object_version, added_seq)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
+                               file_name, size_bytes, row_count, e_tag, object_version, added_seq,
+                               source_cursor)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
     )
     .bind(segment.location.0)
     .bind(start)
@@ -112,6 +114,7 @@ async fn add(tx: &mut SqliteConnection, segment: &NewSegment, sequence: CommitSe
     .bind(file.and_then(|file| file.e_tag.as_deref()))
     .bind(file.and_then(|file| file.version.as_deref()))
     .bind(sequence.0)
+    .bind(segment.cursor.as_ref().map(SourceCursor::as_str))
     .fetch_one(&mut *tx)
     .await?;
     if let Some(sources) = &segment.sources {

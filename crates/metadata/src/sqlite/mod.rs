@@ -25,7 +25,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use nozzle_core::{BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceRevisions, Span};
+use nozzle_core::{
+    BlockId, BlockRange, DatasetRef, Network, ProviderName, RevisionId, SourceCursor, SourceRevisions, Span,
+};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::watch::Receiver;
 
@@ -247,6 +249,10 @@ impl MetadataStore for SqliteStore {
 
     async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()> {
         write!(self, tx => segments::confirm_sources(&mut tx, segments, sources))
+    }
+
+    async fn cursor(&self, location: LocationId, block: BlockId) -> Result<Option<SourceCursor>> {
+        read!(self, connection => segments::cursor(connection, location, block))
     }
 
     async fn file(&self, id: SegmentId) -> Result<Option<FileRecord>> {

@@ -1,7 +1,7 @@
 //! Reading segments.
 
 use bytes::Bytes;
-use nozzle_core::{RevisionId, SourceRevisions, Span};
+use nozzle_core::{BlockId, BlockRange, RevisionId, SourceCursor, SourceRevisions, Span};
 use sqlx::SqliteConnection;
 
 use super::dialect::{ids, uuids};
@@ -139,6 +139,20 @@ pub(super) async fn confirm_sources(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+pub(super) async fn cursor(
+    connection: &mut SqliteConnection,
+    location: LocationId,
+    block: BlockId,
+) -> Result<Option<SourceCursor>, Fault> {
+    let found: Option<Option<String>> = sqlx::query_scalar(sql::CURSOR)
+        .bind(location.0)
+        .bind(bounds(BlockRange::single(block.number)).0)
+        .bind(block.hash.as_slice())
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.flatten().and_then(SourceCursor::new))
 }
 
 pub(super) async fn file(

@@ -14,7 +14,7 @@ use indicatif::HumanCount;
 use nozzle_core::{BlockRange, TableDef, manifest::Manifest};
 use nozzle_dump::{Check, CheckReport, Finding, Repair, RepairEnd, revision, strays, writer::Target};
 use nozzle_metadata::{Dataset, Revision};
-use nozzle_sources::evm::stored::StoredCheck;
+use nozzle_sources::stored::{OrderCheck, StoredCheck};
 use url::Url;
 
 use crate::{
@@ -84,9 +84,9 @@ impl Checking {
             bail!("the dataset `{}` has no data yet: run `nozzle dump --dataset {0}`", dataset.name);
         };
         let tables: Vec<TableDef> = definitions::tables(&manifest)?;
-        let check = match &manifest {
+        let check: Arc<dyn StoredCheck> = match &manifest {
             Manifest::Raw(raw) => kinds::of(raw.kind)?.stored_check(tables.clone(), args.verify)?,
-            Manifest::Derived(_) => StoredCheck::derived(tables.clone())?,
+            Manifest::Derived(_) => Arc::new(OrderCheck::new(tables.clone())),
         };
         // The files themselves, not what was kept of them.
         let context = Context { stores: stores::stores(None, stores::PATIENCE), ..context };
@@ -94,7 +94,7 @@ impl Checking {
             metadata: Arc::clone(&context.metadata),
             stores: Arc::clone(&context.stores),
             tables: revision::locate(&tables, &revision)?,
-            check: Arc::new(check),
+            check,
         };
         Ok(Self { args, context, shutdown, dataset, manifest, revision, stored })
     }
@@ -105,8 +105,22 @@ impl Checking {
         let report = self.stored.run(range, &progress, self.shutdown.token()).await;
         progress.abandon();
         let report = report.with_context(|| format!("checking `{name}` failed"))?;
-        say(&format!("{name}: {}", summary_text(&report, self.args.verify.as_str())));
+        say(&format!("{name}: {}", summary_text(&report, &self.level_text())));
         Ok(report)
+    }
+
+    /// At which level the rows were checked, and why that is not the one that was asked for.
+    fn level_text(&self) -> String {
+        let (asked, kind) = (self.args.verify, self.manifest.kind());
+        match self.stored.check.level() {
+            Some(level) if level < asked => {
+                format!("at `{level}`, the most that rows of kind `{kind}` allow,")
+            }
+            Some(level) => format!("at `{level}`"),
+            None => format!(
+                "(files, links and order: rows of kind `{kind}` allow no more, whatever --verify says)"
+            ),
+        }
     }
 
     /// The files that the database does not name.
@@ -173,7 +187,7 @@ fn summary_text(report: &CheckReport, level: &str) -> String {
         count => format!("{} findings", HumanCount(count as u64)),
     };
     let stopped = if report.stopped { ", stopped before the end" } else { "" };
-    format!("checked {} blocks at `{level}` in {seconds:.1} s: {found}{stopped}", HumanCount(report.blocks))
+    format!("checked {} blocks {level} in {seconds:.1} s: {found}{stopped}", HumanCount(report.blocks))
 }
 
 /// Prints findings as a table; nothing where there are none.

@@ -1,6 +1,9 @@
-//! `nozzle doctor`: whether database and stores can do what they must, tried out, and what to change.
+//! `nozzle doctor`: whether database, stores and providers can do what they must, tried out, and what to
+//! change.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+mod endpoints;
+
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use nozzle_metadata::{CommitSeq, MetadataError, MetadataStore};
@@ -68,9 +71,11 @@ impl Examined {
     }
 }
 
-/// Tries out the database and the places of the configuration. Fails where one of them does.
+/// Tries out the database and the places of the configuration, and the providers' endpoints. Fails where one
+/// of them does.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let mut examined = vec![database(&config).await];
+    let (database, metadata) = database(&config).await;
+    let mut examined = vec![database];
     let stores = stores::stores(None, PATIENCE);
     let places = [
         ("data_dir", &config.data_dir, true),
@@ -80,16 +85,17 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     for (key, place, holds_data) in places {
         examined.push(self::place(key, place, holds_data, &config.base, &stores).await);
     }
+    examined.extend(endpoints::examine(&config, metadata.as_deref(), &stores).await);
     report::answer(&examined.iter().map(Examined::text).collect::<String>())?;
     let is_well = examined.iter().all(|examined| examined.faults.is_empty());
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn database(config: &Config) -> Examined {
+async fn database(config: &Config) -> (Examined, Option<Arc<dyn MetadataStore>>) {
     if let Some(file) = config.metadata_file().filter(|file| !file.exists()) {
         let mut examined = Examined::new(format!("metadata database {}", file.display()));
         examined.notes.push("it is not there yet; the first `nozzle dump` makes it".to_owned());
-        return examined;
+        return (examined, None);
     }
     // Examining changes nothing, the schema neither.
     let open = nozzle_metadata::MetadataConfig { auto_migrate: false, ..metadata_config(config) };
@@ -100,7 +106,7 @@ async fn database(config: &Config) -> Examined {
             if let Err(error) = use_database(store.as_ref(), &mut examined).await {
                 examined.faults.push(one_line(&error.into()));
             }
-            examined
+            (examined, Some(store))
         }
         Err(error) => {
             let mut examined = Examined::new("metadata database".to_owned());
@@ -109,7 +115,7 @@ async fn database(config: &Config) -> Examined {
                 _ => "; check metadata_db.url, and that the server runs and lets this user in",
             };
             examined.faults.push(format!("{}{advice}", one_line(&error.into())));
-            examined
+            (examined, None)
         }
     }
 }

@@ -2,14 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nozzle_core::{
-    TableDef,
+    Network, TableDef,
     manifest::{RawManifest, Verify},
 };
 use nozzle_sources::{
     SharedSource, Throttle,
-    beacon::{self, Beacon, BeaconConfig},
+    beacon::{self, Beacon, BeaconConfig, RowCheck},
+    stored::StoredCheck,
 };
 use serde::Deserialize;
 use url::Url;
@@ -53,15 +54,16 @@ pub struct EthBeaconKind;
 impl Kind for EthBeaconKind {
     fn check(&self, keys: &Keys) -> anyhow::Result<()> {
         let provider: Provider = read(keys, &KEYS)?;
-        check_common(&provider.url, provider.timeout_secs)?;
-        if provider.concurrent_request_limit == 0 {
-            bail!("`concurrent_request_limit` must be at least 1");
-        }
+        check_common(&provider.url, provider.timeout_secs, provider.concurrent_request_limit)?;
         Ok(())
     }
 
     fn tables(&self, _manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
         Ok(beacon::tables())
+    }
+
+    fn stored_check(&self, tables: Vec<TableDef>, level: Verify) -> anyhow::Result<Arc<dyn StoredCheck>> {
+        Ok(Arc::new(RowCheck::new(tables, level)?))
     }
 
     fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {
@@ -76,6 +78,15 @@ impl Kind for EthBeaconKind {
         verify: Verify,
     ) -> anyhow::Result<SharedSource> {
         Ok(Arc::new(Beacon::connect(config(endpoint)?, tables, verify)?))
+    }
+
+    fn probe(
+        &self,
+        endpoint: &Endpoint,
+        _network: &Network,
+        _defined: &[&RawManifest],
+    ) -> anyhow::Result<Option<SharedSource>> {
+        Ok(Some(Arc::new(Beacon::connect(config(endpoint)?, vec![], Verify::Header)?)))
     }
 }
 

@@ -1,19 +1,19 @@
 //! The kind `evm-rpc`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use nozzle_core::{
-    TableDef,
+    Network, TableDef,
     manifest::{RawManifest, Verify},
 };
 use nozzle_sources::{
     SharedSource, Throttle,
-    evm::{stored::StoredCheck, tables},
+    evm::{stored::BlockCheck, tables},
     evm_rpc::{self, EvmRpc, EvmRpcConfig},
+    stored::StoredCheck,
 };
 use serde::Deserialize;
-use std::sync::Arc;
 
 use super::{Endpoint, Keys, Kind, check_common, read};
 
@@ -74,10 +74,7 @@ pub struct EvmRpcKind;
 impl Kind for EvmRpcKind {
     fn check(&self, keys: &Keys) -> anyhow::Result<()> {
         let provider: Provider = read(keys, &KEYS)?;
-        check_common(&provider.url, provider.timeout_secs)?;
-        if provider.concurrent_request_limit == 0 {
-            bail!("`concurrent_request_limit` must be at least 1");
-        }
+        check_common(&provider.url, provider.timeout_secs, provider.concurrent_request_limit)?;
         if provider.rpc_batch_size > MAX_BATCH_SIZE {
             bail!("`rpc_batch_size` must be at most {MAX_BATCH_SIZE}");
         }
@@ -88,8 +85,8 @@ impl Kind for EvmRpcKind {
         Ok(tables::tables())
     }
 
-    fn stored_check(&self, tables: Vec<TableDef>, level: Verify) -> anyhow::Result<StoredCheck> {
-        Ok(StoredCheck::new(tables, level)?)
+    fn stored_check(&self, tables: Vec<TableDef>, level: Verify) -> anyhow::Result<Arc<dyn StoredCheck>> {
+        Ok(Arc::new(BlockCheck::new(tables, level)?))
     }
 
     fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {
@@ -104,6 +101,15 @@ impl Kind for EvmRpcKind {
         verify: Verify,
     ) -> anyhow::Result<SharedSource> {
         Ok(Arc::new(EvmRpc::connect(config(endpoint)?, tables, verify)?))
+    }
+
+    fn probe(
+        &self,
+        endpoint: &Endpoint,
+        _network: &Network,
+        _defined: &[&RawManifest],
+    ) -> anyhow::Result<Option<SharedSource>> {
+        Ok(Some(Arc::new(node(endpoint)?)))
     }
 }
 

@@ -1,50 +1,20 @@
 //! The kind `firehose`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use anyhow::{Context, bail};
 use nozzle_core::{
     Network, TableDef,
     manifest::{RawManifest, Verify},
 };
 use nozzle_sources::{
     SharedSource, Throttle,
-    evm::stored::StoredCheck,
+    evm::stored::BlockCheck,
     firehose::{Firehose, FirehoseConfig, tables},
-    grpc,
+    stored::StoredCheck,
 };
-use serde::Deserialize;
 
-use super::{Endpoint, Keys, Kind, check_common, read};
+use super::{Endpoint, Keys, Kind, grpc};
 use crate::networks;
-
-/// The keys of a `firehose` provider, beside `kind` and `network`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-struct Provider {
-    /// The endpoint.
-    url: String,
-    /// A token for the `Authorization` header.
-    token: Option<String>,
-    /// A key for the `x-api-key` header.
-    api_key: Option<String>,
-    /// Streams of ranges at most.
-    concurrent_request_limit: u16,
-    /// How long one answer may take, and a stream be silent.
-    timeout_secs: f64,
-}
-
-impl Default for Provider {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            token: None,
-            api_key: None,
-            concurrent_request_limit: 16,
-            timeout_secs: 60.0,
-        }
-    }
-}
 
 const KEYS: [&str; 5] = ["url", "token", "api_key", "concurrent_request_limit", "timeout_secs"];
 
@@ -53,24 +23,19 @@ pub struct FirehoseKind;
 
 impl Kind for FirehoseKind {
     fn check(&self, keys: &Keys) -> anyhow::Result<()> {
-        let provider: Provider = read(keys, &KEYS)?;
-        check_common(&provider.url, provider.timeout_secs)?;
-        if provider.concurrent_request_limit == 0 {
-            bail!("`concurrent_request_limit` must be at least 1");
-        }
-        Ok(())
+        grpc::check(keys, &KEYS)
     }
 
     fn tables(&self, _manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
         Ok(tables())
     }
 
-    fn stored_check(&self, tables: Vec<TableDef>, level: Verify) -> anyhow::Result<StoredCheck> {
-        Ok(StoredCheck::new(tables, level)?)
+    fn stored_check(&self, tables: Vec<TableDef>, level: Verify) -> anyhow::Result<Arc<dyn StoredCheck>> {
+        Ok(Arc::new(BlockCheck::new(tables, level)?))
     }
 
     fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {
-        Ok(config(endpoint, None)?.own_throttle())
+        Ok(grpc::config(endpoint, &KEYS)?.own_throttle())
     }
 
     fn connect(
@@ -80,22 +45,20 @@ impl Kind for FirehoseKind {
         tables: Vec<TableDef>,
         verify: Verify,
     ) -> anyhow::Result<SharedSource> {
-        let config = config(endpoint, Some(&manifest.network))?;
-        Ok(Arc::new(Firehose::connect(config, tables, verify)?))
+        Ok(Arc::new(Firehose::connect(config(endpoint, &manifest.network)?, tables, verify)?))
+    }
+
+    fn probe(
+        &self,
+        endpoint: &Endpoint,
+        network: &Network,
+        _defined: &[&RawManifest],
+    ) -> anyhow::Result<Option<SharedSource>> {
+        Ok(Some(Arc::new(Firehose::connect(config(endpoint, network)?, vec![], Verify::Header)?)))
     }
 }
 
-fn config(endpoint: &Endpoint, network: Option<&Network>) -> anyhow::Result<FirehoseConfig> {
-    let provider: Provider = read(&endpoint.keys, &KEYS)?;
-    grpc::check_url(&provider.url)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("the URL of the provider `{}` is not valid", endpoint.name))?;
-    let mut config = FirehoseConfig::new(&endpoint.name, &provider.url);
-    config.grpc.token = provider.token;
-    config.grpc.api_key = provider.api_key;
-    config.grpc.timeout = Duration::from_secs_f64(provider.timeout_secs);
-    config.chain_id = network.and_then(networks::chain_id_of);
-    config.concurrent_request_limit = usize::from(provider.concurrent_request_limit);
-    config.throttle = endpoint.throttle.clone();
-    Ok(config)
+fn config(endpoint: &Endpoint, network: &Network) -> anyhow::Result<FirehoseConfig> {
+    let chain_id = networks::chain_id_of(network);
+    Ok(FirehoseConfig { grpc: grpc::config(endpoint, &KEYS)?, chain_id })
 }

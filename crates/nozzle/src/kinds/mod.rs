@@ -4,16 +4,22 @@
 mod eth_beacon;
 mod evm_rpc;
 mod firehose;
+mod grpc;
 mod package;
 mod substreams;
 
+use std::sync::Arc;
+
 use anyhow::bail;
 use nozzle_core::{
-    DatasetKind, TableDef,
+    DatasetKind, Network, TableDef,
     manifest::{RawManifest, ResolvedPackage, Verify},
 };
 use nozzle_query::nearest::suggestion;
-use nozzle_sources::{SharedSource, Throttle, evm::stored::StoredCheck};
+use nozzle_sources::{
+    SharedSource, Throttle,
+    stored::{OrderCheck, StoredCheck},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -71,8 +77,8 @@ pub trait Kind: Send + Sync {
 
     /// What stored rows are checked by. The hashes of most kinds hold more than the tables, which cannot be put
     /// together to blocks again: whatever the level, their rows have to lie in their blocks, in order.
-    fn stored_check(&self, tables: Vec<TableDef>, _level: Verify) -> anyhow::Result<StoredCheck> {
-        Ok(StoredCheck::derived(tables)?)
+    fn stored_check(&self, tables: Vec<TableDef>, _level: Verify) -> anyhow::Result<Arc<dyn StoredCheck>> {
+        Ok(Arc::new(OrderCheck::new(tables)))
     }
 
     /// What keeps an endpoint, alone, to its limits.
@@ -86,6 +92,15 @@ pub trait Kind: Send + Sync {
         tables: Vec<TableDef>,
         verify: Verify,
     ) -> anyhow::Result<SharedSource>;
+
+    /// The source at an endpoint of a network, to ask it for its chain and its head; `None` where it can only
+    /// be asked for a dataset and none is `defined`. Nothing is sent yet.
+    fn probe(
+        &self,
+        endpoint: &Endpoint,
+        network: &Network,
+        defined: &[&RawManifest],
+    ) -> anyhow::Result<Option<SharedSource>>;
 }
 
 /// What is known of a kind; refused are those whose rows come from no source.
@@ -129,13 +144,16 @@ fn read<T: DeserializeOwned>(keys: &Keys, known: &[&str]) -> anyhow::Result<T> {
     Ok(serde_json::from_value(Value::Object(keys.clone()))?)
 }
 
-/// Refuses an endpoint without an address, or one that may never answer.
-fn check_common(url: &str, timeout_secs: f64) -> anyhow::Result<()> {
+/// Refuses an endpoint without an address, or one that may never be asked or answer.
+fn check_common(url: &str, timeout_secs: f64, concurrent_request_limit: u16) -> anyhow::Result<()> {
     if url.is_empty() {
         bail!("the key `url` is missing");
     }
     if !config::is_interval(timeout_secs) {
         bail!("`timeout_secs` must be greater than 0 and at most a year");
+    }
+    if concurrent_request_limit == 0 {
+        bail!("`concurrent_request_limit` must be at least 1");
     }
     Ok(())
 }

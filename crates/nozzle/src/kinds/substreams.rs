@@ -1,39 +1,18 @@
 //! The kind `substreams`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Context;
 use nozzle_core::{
-    BlockNum, TableDef,
+    BlockNum, Network, TableDef,
     manifest::{RawManifest, ResolvedPackage, Verify},
 };
 use nozzle_sources::{
-    LimitOptions, SharedSource, Throttle, grpc,
+    SharedSource, Throttle,
     substreams::{self, Substreams, SubstreamsConfig},
 };
-use serde::Deserialize;
 
-use super::{Endpoint, Keys, Kind, check_common, package, read};
-
-/// The keys of a `substreams` provider, beside `kind` and `network`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-struct Provider {
-    /// The endpoint.
-    url: String,
-    /// A token for the `Authorization` header.
-    token: Option<String>,
-    /// A key for the `x-api-key` header.
-    api_key: Option<String>,
-    /// How long an endpoint may be silent.
-    timeout_secs: f64,
-}
-
-impl Default for Provider {
-    fn default() -> Self {
-        Self { url: String::new(), token: None, api_key: None, timeout_secs: 60.0 }
-    }
-}
+use super::{Endpoint, Keys, Kind, grpc, package};
 
 const KEYS: [&str; 4] = ["url", "token", "api_key", "timeout_secs"];
 
@@ -42,13 +21,7 @@ pub struct SubstreamsKind;
 
 impl Kind for SubstreamsKind {
     fn check(&self, keys: &Keys) -> anyhow::Result<()> {
-        let provider: Provider = read(keys, &KEYS)?;
-        check_common(&provider.url, provider.timeout_secs)?;
-        // One that is still to be filled in cannot be looked at yet.
-        if provider.url.contains("${") {
-            return Ok(());
-        }
-        grpc::check_url(&provider.url).map_err(anyhow::Error::msg)
+        grpc::check(keys, &KEYS)
     }
 
     fn tables(&self, manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
@@ -73,14 +46,9 @@ impl Kind for SubstreamsKind {
         package::check_from_afar(place(manifest)?.0)
     }
 
-    /// Endpoints have no limits that are to be kept: a stream is one request, however long.
-    fn throttle(&self, _endpoint: &Endpoint) -> anyhow::Result<Throttle> {
-        Ok(Throttle::new(&LimitOptions {
-            requests: 64,
-            is_near: false,
-            calls_per_minute: 0,
-            patience: Duration::from_secs(30),
-        }))
+    /// A stream is one request, however long: only what an endpoint says counts.
+    fn throttle(&self, endpoint: &Endpoint) -> anyhow::Result<Throttle> {
+        Ok(grpc::config(endpoint, &KEYS)?.own_throttle())
     }
 
     fn connect(
@@ -90,18 +58,28 @@ impl Kind for SubstreamsKind {
         tables: Vec<TableDef>,
         verify: Verify,
     ) -> anyhow::Result<SharedSource> {
-        let provider: Provider = read(&endpoint.keys, &KEYS)?;
         let (place, module) = place(manifest)?;
         let package = match &manifest.resolved {
             Some(pinned) => package::load_pinned(place, module, pinned)?,
             None => Arc::new(package::load(place)?),
         };
-        let mut config = SubstreamsConfig::new(&endpoint.name, &provider.url, manifest.network.as_str());
-        config.grpc.token = provider.token;
-        config.grpc.api_key = provider.api_key;
-        config.grpc.timeout = Duration::from_secs_f64(provider.timeout_secs);
-        config.params = manifest.params.clone();
+        let config = SubstreamsConfig {
+            grpc: grpc::config(endpoint, &KEYS)?,
+            network: manifest.network.to_string(),
+            params: manifest.params.clone(),
+        };
         Ok(Arc::new(Substreams::connect(config, &package, module, tables, verify)?))
+    }
+
+    fn probe(
+        &self,
+        endpoint: &Endpoint,
+        _network: &Network,
+        defined: &[&RawManifest],
+    ) -> anyhow::Result<Option<SharedSource>> {
+        let Some(manifest) = defined.first() else { return Ok(None) };
+        let tables = super::stored_tables(manifest)?;
+        self.connect(endpoint, manifest, tables, Verify::Links).map(Some)
     }
 }
 

@@ -4,10 +4,14 @@
 use nozzle_testkit::{
     beacon::{BeaconChain, BeaconFault, BeaconNode, body},
     replay::Recording,
+    rng::Rng,
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Place, synthetic, until_stored};
+use crate::{
+    check::change,
+    harness::{Db, NOT_MERGED, Place, synthetic, until, until_stored},
+};
 
 const TABLES: [&str; 9] = [
     "blocks",
@@ -130,17 +134,93 @@ async fn a_head_that_is_followed_comes_by_events() {
     assert_eq!(stored_roots(&place), roots_of(&chain, 9));
 }
 
+/// A fault that asking again helps against.
+fn passing_fault(rng: &mut Rng) -> BeaconFault {
+    match rng.below(7) {
+        0 => BeaconFault::Status(500, None),
+        1 => BeaconFault::Status(503, None),
+        2 => BeaconFault::Status(429, Some(0)),
+        3 => BeaconFault::Truncated,
+        4 => BeaconFault::Page,
+        5 => BeaconFault::NotFound,
+        // Only another node, or another answer, helps.
+        _ => BeaconFault::WrongRoot,
+    }
+}
+
+/// The chain grows, and what lies behind its last final block is another one now.
+fn next_chain(chain: &BeaconChain, rng: &mut Rng, fork: u8) -> BeaconChain {
+    let head = chain.blocks().last().unwrap().slot;
+    let (final_slot, last) = (chain.finalized.unwrap(), head + 1 + rng.below(30));
+    let seam = (head - rng.below(8)).max(final_slot);
+    let skipped: Vec<u64> = (seam + 1..last).filter(|_| rng.below(4) == 0).collect();
+    let mut next = chain.up_to(seam);
+    next.extend(seam + 1..=last, &skipped, fork);
+    next.finalized = Some((last - 20).max(final_slot));
+    next
+}
+
+/// Faults, reorgs and kills as a seed has them, of two nodes; at the end all is as they have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_nodes_do_the_rows_are_those_of_their_chain() {
+    let seeds = std::env::var("NOZZLE_FAULT_SCHEDULES").map_or(4, |count| count.parse::<u64>().unwrap());
+    let days = (0..seeds).map(|seed| tokio::task::spawn_blocking(move || a_faulty_day(seed)));
+    futures::future::join_all(days).await.into_iter().for_each(Result::unwrap);
+}
+
+fn a_faulty_day(seed: u64) {
+    let mut rng = Rng::new(seed);
+    let mut chain = BeaconChain::build(100, &[1, 40, 41, 99]);
+    chain.finalized = Some(80);
+    let nodes = [BeaconNode::start(chain.clone()).unwrap(), BeaconNode::start(chain.clone()).unwrap()];
+    let lines = "poll_interval_secs = 0.05\nwriter = { segment_flush_interval_secs = 0.02 }";
+    let place = place(Db::Sqlite, lines, &[&nodes[0], &nodes[1]]);
+    for fork in 1..5 {
+        let head = chain.blocks().last().unwrap().slot;
+        for _ in 0..8 {
+            let part = if rng.below(2) == 0 { "headers" } else { "blocks" };
+            let path = format!("{part}/{}", rng.below(head));
+            nodes[rng.below(2) as usize].fail(&path, passing_fault(&mut rng), 1);
+        }
+        let running = place.start(&["dump", "--dataset", "beacon"]);
+        std::thread::sleep(std::time::Duration::from_millis(rng.below(400)));
+        if rng.below(2) == 0 {
+            running.kill();
+        } else {
+            // Whatever has become of it, it says so in words.
+            chain = next_chain(&chain, &mut rng, fork);
+            nodes.iter().for_each(|node| node.set_chain(chain.clone()));
+            let said = running.wait();
+            assert!(!said.stderr.contains("panicked"), "seed {seed}: {}", said.stderr);
+            let named = said.code == Some(0) || said.stderr.contains("`beacon0`");
+            assert!(named, "seed {seed}: {}", said.stderr);
+        }
+        chain = next_chain(&chain, &mut rng, 10 + fork);
+        nodes.iter().for_each(|node| node.set_chain(chain.clone()));
+    }
+    let head = chain.blocks().last().unwrap().slot;
+    nodes.iter().for_each(BeaconNode::heal);
+    dump(&place, "latest");
+    assert_eq!(stored_roots(&place), roots_of(&chain, head), "seed {seed}");
+    place.ok(&["check", "--dataset", "beacon"]);
+    let sound = async { place.stored("beacon").await.assert_sound(0, head) };
+    tokio::runtime::Handle::current().block_on(sound);
+}
+
 #[tokio::test]
 async fn a_dump_that_is_killed_goes_on() {
     let skipped: Vec<u64> = (0..600).filter(|slot| slot % 7 == 3).collect();
     let chain = BeaconChain::build(600, &skipped);
     let node = BeaconNode::start(chain.clone()).unwrap();
-    let place = place(Db::Sqlite, "writer = { segment_flush_interval_secs = 0.05 }", &[&node]);
-    for pause_ms in [150, 250, 350] {
-        let running = place.start(&["dump", "--dataset", "beacon", "--end-block", "600"]);
-        tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
-        running.kill();
-    }
+    let place = place(Db::Sqlite, "writer = { segment_flush_interval_secs = 0.02 }", &[&node]);
+    // Between its first commit and its end.
+    let mut running = place.start(&["dump", "--dataset", "beacon", "--end-block", "600"]);
+    let metadata = place.metadata_when_there().await;
+    until("the first commit", async || (metadata.sequence().await.ok()?.0 > 0).then_some(())).await;
+    let was_running = running.is_running();
+    running.kill();
+    let stored = stored_roots(&place).len();
+    println!("killed while running: {was_running}, with {stored} blocks");
     dump(&place, "600");
     place.stored("beacon").await.assert_sound(0, 600);
     assert_eq!(stored_roots(&place), roots_of(&chain, 600));
@@ -197,6 +277,128 @@ async fn both_layers_join_by_the_execution_blocks_hash() {
          WHERE b.execution_block_number = e.block_num AND b.block_num = 2 * e.block_num + 1",
     );
     assert_eq!(joined, BLOCKS);
+}
+
+/// A dataset of three segments, the middle one of which ends with skipped slots, and its node.
+fn three_segments() -> (Place, BeaconNode) {
+    let skipped: Vec<u64> = [3, 30].into_iter().chain(44..=80).collect();
+    let node = BeaconNode::start(BeaconChain::build(110, &skipped)).unwrap();
+    let place = place(Db::Sqlite, NOT_MERGED, &[&node]);
+    for end in ["19", "79", "110"] {
+        dump(&place, end);
+    }
+    (place, node)
+}
+
+/// The middle file of a table.
+async fn middle_file(place: &Place, table: &str) -> std::path::PathBuf {
+    let stored = place.stored("beacon").await;
+    let (_, folder, segments) = stored.tables.iter().find(|(name, ..)| name == table).unwrap();
+    folder.join(&segments[1].file.as_ref().unwrap().name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_rows_are_checked_by_their_roots() {
+    let (place, node) = three_segments();
+    for (level, words) in [
+        ("links", "checked 111 blocks at `links` in"),
+        ("header", "checked 111 blocks at `header` in"),
+        ("full", "at `header`, the most that rows of kind `eth-beacon` allow"),
+    ] {
+        let said = place.ok(&["check", "--dataset", "beacon", "--verify", level]);
+        assert!(said.stderr.contains(words) && said.stderr.contains("nothing wrong"), "{}", said.stderr);
+    }
+    let said = place.run(&["check", "--dataset", "beacon", "--verify", "senders"]);
+    assert!(said.code == Some(1) && said.stderr.contains("no senders to check"), "{}", said.stderr);
+    let right = stored_roots(&place);
+    for (table, column, finding, links_too) in [
+        ("blocks", "state_root", "its columns hash to", false),
+        ("blocks", "proposer_index", "its columns hash to", false),
+        ("blocks", "parent_root", "its parent is", true),
+        ("blocks", "root", "its parent is", true),
+        ("blocks", "timestamp", "`timestamp` is not that of its slot", true),
+        ("blocks", "a missing row", "its slot has no block", true),
+        ("attestations", "block_root", "`block_root` is not the root of its slot", true),
+        ("withdrawals", "timestamp", "`timestamp` is not that of its slot's block", true),
+        ("execution_requests", "block_num", "`block_num` is", true),
+    ] {
+        let kind = if column.contains(' ') { column.to_owned() } else { format!("changed: {column}") };
+        change(&place, &middle_file(&place, table).await, &kind);
+        let said = place.run(&["check", "--dataset", "beacon", "--verify", "links"]);
+        let found = said.code == Some(1) && said.stdout.contains(finding);
+        assert_eq!(found, links_too, "{table}.{column} at links: {}{}", said.stdout, said.stderr);
+        let said = place.run(&["check", "--dataset", "beacon"]);
+        assert!(said.code == Some(1) && said.stdout.contains(finding), "{table}.{column}: {}", said.stdout);
+        // The segments beside it are good, and it is mended.
+        place.ok(&["check", "--dataset", "beacon", "--end-block", "19"]);
+        place.ok(&["check", "--dataset", "beacon", "--start-block", "80"]);
+        let said = place.run(&["check", "--dataset", "beacon", "--repair", "--verify", "header"]);
+        assert_eq!(said.code, Some(0), "{table}.{column}: {}{}", said.stdout, said.stderr);
+    }
+    assert_eq!(stored_roots(&place), right);
+    drop(node);
+}
+
+#[test]
+fn too_few_columns_to_check_are_named() {
+    let node = BeaconNode::start(BeaconChain::build(10, &[])).unwrap();
+    let place = place(Db::Sqlite, "", &[&node]);
+    let manifest = |columns: &str| {
+        let text = format!(
+            r#"{{"name":"beacon","kind":"eth-beacon","network":"chain-31337","schema":{{"blocks":{columns}}}}}"#
+        );
+        place.write("datasets/beacon.json", &text);
+    };
+    manifest(r#"["root","parent_root"]"#);
+    dump(&place, "10");
+    let said = place.run(&["check", "--dataset", "beacon"]);
+    let words = ["blocks.state_root", "The highest level that works is --verify links"];
+    assert!(words.iter().all(|words| said.stderr.contains(words)), "{}", said.stderr);
+    place.ok(&["check", "--dataset", "beacon", "--verify", "links"]);
+}
+
+#[test]
+fn a_newer_fork_is_stored_and_told_once() {
+    let mut chain = BeaconChain::build(20, &[]);
+    for slot in 21..=60 {
+        let mut newer = body(slot, 0);
+        let fields = newer.as_object_mut().unwrap();
+        fields.remove("execution_payload");
+        fields.remove("eth1_data");
+        fields.insert("signed_execution_payload_bid".into(), json!({"message": {"value": "1"}}));
+        chain.push_body(slot, "gloas", &newer, 0);
+    }
+    let node = BeaconNode::start(chain.clone()).unwrap();
+    let place = place(Db::Sqlite, "", &[&node]);
+    let said = place.ok(&["dump", "--dataset", "beacon", "--end-block", "60", "-j", "2"]);
+    for once in
+        ["`gloas` is newer than this program", "are not what they were: `eth1_data`, `execution_payload`"]
+    {
+        assert_eq!(said.stderr.matches(once).count(), 1, "{}", said.stderr);
+    }
+    assert_eq!(stored_roots(&place), roots_of(&chain, 60));
+    assert_eq!(place.number("SELECT count(*) FROM beacon.attestations"), 2 * 61);
+    assert_eq!(place.number("SELECT count(*) FROM beacon.withdrawals"), 21);
+    let unknown =
+        "SELECT count(*) FROM beacon.blocks WHERE version = 'gloas' AND execution_block_hash IS NULL";
+    assert_eq!(place.number(unknown), 40);
+}
+
+#[test]
+fn an_old_block_that_the_node_has_lost_is_told() {
+    let mut chain = BeaconChain::default();
+    chain.extend(50_000..=50_100, &[], 0);
+    let node = BeaconNode::start(chain).unwrap();
+    let place = place(Db::Sqlite, "", &[&node]);
+    let said = place.run(&["dump", "--dataset", "beacon"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("begin with slot 50000,") && said.stderr.contains("`start_block`"),
+        "{}",
+        said.stderr
+    );
+    let asked = node.asked().len();
+    assert!(asked < 10_000, "{asked} questions");
 }
 
 #[test]

@@ -9,6 +9,20 @@ if kind == "a changed value":
     data[3] = bytes([data[3][0] ^ 1]) + data[3][1:] if data[3] else b"\x01"
     index = table.schema.get_field_index("data")
     table = table.set_column(index, table.schema.field(index), pa.array(data, table.schema.field(index).type))
+elif kind.startswith("changed: "):
+    # The third value of a column, by one bit or by one.
+    name = kind.removeprefix("changed: ")
+    index = table.schema.get_field_index(name)
+    field = table.schema.field(index)
+    if pa.types.is_fixed_size_binary(field.type):
+        values = table[name].to_pylist()
+        values[2] = bytes([values[2][0] ^ 1]) + values[2][1:]
+        column = pa.array(values, field.type)
+    else:
+        values = table[name].cast(pa.int64()).to_pylist()
+        values[2] += 1
+        column = pa.array(values, pa.int64()).cast(field.type)
+    table = table.set_column(index, field, column)
 elif kind == "a missing row":
     table = pa.concat_tables([table.slice(0, 2), table.slice(3)])
 else:

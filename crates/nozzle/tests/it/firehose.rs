@@ -1,12 +1,19 @@
 //! Datasets of the kind `firehose`, from an endpoint that forks, breaks off and repeats itself.
 
-use nozzle_testkit::firehose::{FirehoseServer, Options, made, made_on};
+use nozzle_testkit::{
+    firehose::{FirehoseServer, Options, made, made_on},
+    rng::Rng,
+};
 
-use crate::harness::{Db, Place, until_stored};
+use crate::harness::{Db, Place, until, until_stored};
 
 /// A place with the dataset `fh` and a provider that has a token and a key.
 fn place(server: &FirehoseServer) -> Place {
-    let place = Place::configured(Db::Sqlite, "writer = { segment_flush_interval_secs = 0.3 }");
+    place_on(Db::Sqlite, server)
+}
+
+fn place_on(db: Db, server: &FirehoseServer) -> Place {
+    let place = Place::configured(db, "writer = { segment_flush_interval_secs = 0.3 }");
     place.write(
         "datasets/fh.json",
         r#"{"name":"fh","kind":"firehose","network":"chain-1337","verify":"links"}"#,
@@ -77,6 +84,69 @@ async fn a_dump_that_follows_sees_forks_and_survives_a_kill() {
     assert_eq!(place.number("SELECT count(*) FROM fh.blocks"), 46);
 }
 
+/// The numbers of the blocks behind which streams from `first` on were asked for, since the first `before` streams.
+fn asked_behind(server: &FirehoseServer, before: usize, first: i64) -> Vec<Option<u64>> {
+    let asked = server.requests().split_off(before);
+    let from = asked.iter().filter(|request| request.start_block_num == first);
+    from.map(|request| server.place_of(&request.cursor)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_process_goes_on_from_the_cursor_that_is_stored() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let server = FirehoseServer::start(made(0, 200, 0), options(4)).await.unwrap();
+        let place = place_on(db, &server);
+        let dump_from = |first: i64, end: &str| {
+            let before = server.requests().len();
+            let said = place.ok(&["dump", "--dataset", "fh", "--end-block", end]);
+            (asked_behind(&server, before, first), said.stderr)
+        };
+        assert_eq!(dump_from(0, "40").0, [None]);
+        assert_eq!(dump_from(41, "80").0, [Some(40)]);
+        // Merged, they have the one of the last.
+        place.ok(&["compact", "--dataset", "fh"]);
+        assert_eq!(place.stored("fh").await.spans().len(), 1);
+        assert_eq!(dump_from(81, "100").0, [Some(80)]);
+        // The files tell it to a database that is made anew.
+        if db == Db::Sqlite {
+            for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm"] {
+                std::fs::remove_file(place.path(name)).ok();
+            }
+            place.ok(&["restore", "--dataset", "fh"]);
+            assert_eq!(dump_from(101, "120").0, [Some(100)]);
+        }
+        // One that the endpoint does not know is left alone.
+        server.forget_cursors();
+        let (asked, log) = dump_from(if db == Db::Sqlite { 121 } else { 101 }, "200");
+        assert_eq!(asked, [None, None]);
+        assert!(log.contains("could not go on from its cursor") && log.contains("invalid cursor"), "{log}");
+        place.stored("fh").await.assert_sound(0, 200);
+        assert_chain(&place, 200, u64::MAX);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_undone_while_nobody_looked_is_told_from_the_cursor() {
+    let server = FirehoseServer::start(made(0, 50, 0), options(5)).await.unwrap();
+    let place = place(&server);
+    let mut running = place.start(&["dump", "--dataset", "fh", "--follow"]);
+    until_stored(place.metadata_when_there().await.as_ref(), "fh", 50).await;
+    running.kill();
+    // Behind the head that the next process sees first; the fork comes when it goes on.
+    server.push(made_on(51, 53, 0, 0));
+    server.push_at_cursor(made(46, 70, 1));
+    let before = server.requests().len();
+    running = place.start(&["dump", "--dataset", "fh", "--follow"]);
+    until_stored(place.metadata().await.as_ref(), "fh", 70).await;
+    running.signal("TERM");
+    assert_eq!(running.wait().code, Some(0));
+    assert_eq!(asked_behind(&server, before, 51).first(), Some(&Some(50)));
+    // The stream of the newest blocks has never had it.
+    assert!(server.undone().contains(&50), "{:?}", server.undone());
+    place.stored("fh").await.assert_sound(0, 70);
+    assert_chain(&place, 70, 46);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_of_another_chain_and_a_stranger_are_refused() {
     let server = FirehoseServer::start(made(0, 5, 0), Options { chain_name: "mainnet".into(), ..options(3) })
@@ -106,4 +176,71 @@ fn a_manifest_of_the_kind_is_generated() {
     let manifest: serde_json::Value = serde_json::from_str(&place.ok(&args).stdout).unwrap();
     let tables: Vec<_> = manifest["schema"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(tables, ["blocks", "calls", "logs", "transactions", "withdrawals"]);
+}
+
+/// So many schedules: 4, or what `NOZZLE_FAULT_SCHEDULES` says.
+fn schedules() -> u64 {
+    std::env::var("NOZZLE_FAULT_SCHEDULES").map_or(4, |count| count.parse().expect("a number"))
+}
+
+/// Disconnects, messages that come again, late or never, blocks that are cut off, forks, kills: whatever a dump
+/// makes of it, it is the chain, or an error that names the endpoint; and the chain it is once the endpoint is calm.
+#[tokio::test(flavor = "multi_thread")]
+async fn schedules_of_faults_forks_and_kills_end_on_the_chain() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = std::env::var("NOZZLE_FAULT_SEED").map_or(now.as_nanos() as u64, |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    // Each on a thread of its own: most of the time it waits for the program.
+    let on_thread = |index| {
+        tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(day(seed, index)))
+    };
+    for day in (0..schedules()).map(on_thread).collect::<Vec<_>>() {
+        day.await.unwrap();
+    }
+}
+
+async fn day(seed: u64, index: u64) {
+    let mut rng = Rng::nth(seed, index);
+    let faults =
+        Options { disconnects: 2, repeats: 8, late: 2, losses: 1, damages: 1, ..options(rng.next_u64()) };
+    let server = FirehoseServer::start(made(0, 60, 0), faults).await.unwrap();
+    let place = place(&server);
+    let jobs = if index.is_multiple_of(2) { "1" } else { "3" };
+    let dump = ["dump", "--dataset", "fh", "-j", jobs];
+    let mut forks = vec![0_u8; 61];
+    for fork in 1..=5 {
+        if fork % 3 == 1 {
+            let until_sent = server.sent() + rng.below(80);
+            let mut running = place.start(&dump);
+            until("the moment to kill it", async || {
+                (server.sent() >= until_sent || !running.is_running()).then_some(())
+            })
+            .await;
+            running.kill();
+        } else {
+            let said = place.run(&dump);
+            let is_told = said.code == Some(0) || said.stderr.contains("`endpoint`");
+            assert!(is_told, "seed {seed}, schedule {index}: {:?} {}", said.code, said.stderr);
+        }
+        let first = forks.len() - rng.below(6) as usize;
+        let end = first + 3 + rng.below(10) as usize;
+        server.push(made_on(first as u64, end as u64, fork, forks[first - 1]));
+        forks.truncate(first);
+        forks.resize(end + 1, fork);
+    }
+    server.calm();
+    place.ok(&dump);
+    let last = forks.len() as u64 - 1;
+    place.stored("fh").await.assert_sound(0, last);
+    let expected = forks.iter().zip(0..).map(|(fork, number)| made(number, number, *fork)[0].id.clone());
+    let rows = place.query("SELECT hash FROM fh.blocks ORDER BY block_num");
+    let found: Vec<_> = rows.iter().map(|row| row["hash"].as_str().unwrap()[2..].to_owned()).collect();
+    assert_eq!(found, expected.collect::<Vec<_>>(), "seed {seed}, schedule {index}");
+    // Each block has one row in each of the other tables, with what its fork has.
+    let of_fork = "SELECT encode(l.data, 'hex') AS fork FROM fh.logs l JOIN fh.calls c USING (tx_hash) \
+                   JOIN fh.transactions t USING (tx_hash) ORDER BY l.block_num";
+    let found: Vec<_> =
+        place.query(of_fork).iter().map(|row| row["fork"].as_str().unwrap().to_owned()).collect();
+    let expected: Vec<_> = forks.iter().map(|fork| format!("{fork:02x}")).collect();
+    assert_eq!(found, expected, "seed {seed}, schedule {index}");
 }

@@ -18,6 +18,7 @@ mod crash;
 mod deploy;
 mod derived;
 mod distributed;
+mod doctor;
 mod documents;
 mod errors;
 mod faults;

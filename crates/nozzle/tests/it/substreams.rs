@@ -6,7 +6,7 @@ use nozzle_testkit::{
     rng::Rng,
     store::{BUCKET, StoreServer},
     substreams::{
-        SubstreamsOptions, SubstreamsServer,
+        SubstreamsOptions, SubstreamsRequest, SubstreamsServer,
         example::{MODULE, blocks, package},
     },
 };
@@ -93,6 +93,22 @@ fn undone_blocks_are_replaced() {
     server.extend(blocks(2, 41..=65));
     place.ok(&["dump", "--dataset", "demo.json"]);
     assert_rows(&place, 41, 2, 65);
+}
+
+#[test]
+fn each_process_goes_on_from_the_cursor_that_is_stored() {
+    let (server, place) = served();
+    place.write("demo.json", &generate(&place, "demo").to_string());
+    place.ok(&["dump", "--dataset", "demo.json", "--end-block", "40"]);
+    server.requests();
+    // None of the module's blocks is asked for by its number, not even the one before the first.
+    let at_block =
+        |asked: &SubstreamsRequest| asked.cursor.is_none() && (30..=41).contains(&asked.start_block);
+    place.ok(&["dump", "--dataset", "demo.json"]);
+    let asked = server.requests();
+    assert_eq!(asked.iter().filter(|asked| asked.cursor.is_some()).count(), 1, "{asked:?}");
+    assert!(!asked.iter().any(|asked| at_block(asked) && asked.stop_block > 41), "{asked:?}");
+    assert_rows(&place, 61, 0, 60);
 }
 
 #[test]

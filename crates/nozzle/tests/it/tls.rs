@@ -5,6 +5,8 @@ use std::{
     process::{Command, Output},
 };
 
+use nozzle_testkit::firehose::{FirehoseServer, Options, made};
+
 use crate::{
     harness::{Db, Place, python, until_sync},
     servers::Server,
@@ -162,4 +164,33 @@ fn what_is_wrong_with_a_certificate_is_said() {
     std::fs::remove_file(folder.join("server.pem")).unwrap();
     let said = place.run(&["server", "--jsonl-server"]);
     assert!(said.code == Some(1) && said.stderr.contains("server.pem"), "{}", said.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_of_firehose_has_a_certificate_that_this_machine_trusts() {
+    let mut place = Place::configured(Db::Sqlite, "");
+    let folder = place.path("tls");
+    std::fs::create_dir(&folder).unwrap();
+    authority(&folder);
+    certificate(&folder, "server");
+    let pem = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let identity = Some((pem("server.pem"), pem("server.key")));
+    let options = Options { identity, ..Options::default() };
+    let server = FirehoseServer::start(made(0, 20, 0), options).await.unwrap();
+    place.write(
+        "datasets/fh.json",
+        r#"{"name":"fh","kind":"firehose","network":"chain-1337","verify":"links"}"#,
+    );
+    let keys = |url: &str| format!("kind = \"firehose\"\nnetwork = \"chain-1337\"\nurl = \"{url}\"\n");
+    place.write("providers/endpoint.toml", &keys(&server.url()));
+    let dump = ["dump", "--dataset", "fh", "--end-block", "20"];
+    let said = tokio::task::block_in_place(|| place.run(&dump));
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("certificate"), "{}", said.stderr);
+    place.set_variables(vec![("SSL_CERT_FILE", folder.join("ca.pem").display().to_string())]);
+    tokio::task::block_in_place(|| place.ok(&dump));
+    place.stored("fh").await.assert_sound(0, 20);
+    // Without a scheme it is TLS too.
+    place.write("providers/endpoint.toml", &keys(server.url().strip_prefix("https://").unwrap()));
+    tokio::task::block_in_place(|| place.ok(&["dump", "--dataset", "fh", "--end-block", "20", "--fresh"]));
 }

@@ -19,7 +19,8 @@ use crate::{
     secrets::{Secrets, address},
 };
 
-const CHECK_URL: &str = "check that `url` is the address of a Beacon API, without `/eth/v1`";
+const CHECK_URL: &str = "check that `url` is the address of a Beacon API, such as http://localhost:5052, without \
+                         `/eth/v1`, and not the JSON-RPC of an execution client";
 
 /// A node that can be asked.
 pub(crate) struct Client {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future::ready, stream};
 use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, block::BlockLink, manifest::Verify};
 use tokio::{sync::OnceCell, time::Instant};
 
@@ -16,7 +16,9 @@ use crate::{
 };
 
 /// So many slots are asked for side by side where a block is looked for behind skipped ones.
-const LOOKED_FOR_AT_A_TIME: usize = 8;
+const LOOKED_FOR_AT_A_TIME: u64 = 8;
+/// Within so many slots the first block is looked for slot by slot.
+const NEAR_SLOTS: u64 = 64;
 
 /// What a node has at a slot.
 #[derive(Debug)]
@@ -230,32 +232,83 @@ impl Fetch {
         skipped: BlockRange,
         next: Option<&BlockLink>,
     ) -> Result<BlockHash, SourceError> {
-        let next = match next {
+        let mut next = match next {
             Some(next) => *next,
-            None => self.block_behind(skipped.end()).await?,
+            None => self.block_above(skipped.end()).await?,
         };
-        let missing =
-            || self.missing(skipped.start(), "the block, nor one that shows that its slot was skipped,");
-        let parent_root = next.parent_hash;
-        let parent = self.header(&parent_root.to_string(), skipped.start()).await?.ok_or_else(missing)?;
-        let parent = verify::link(&parent);
-        check_link(&parent, &next)?;
-        // The first slot's block is the genesis, which some nodes know by its root only.
-        let is_genesis = parent.number == 0 && skipped.start() == 0;
-        if parent.number < skipped.start() || is_genesis { Ok(parent_root) } else { Err(missing()) }
+        loop {
+            let Some(parent) = self.header(&next.parent_hash.to_string(), skipped.start()).await? else {
+                return Err(self.without_parent(&next, skipped).await);
+            };
+            let parent = verify::link(&parent);
+            check_link(&parent, &next)?;
+            // The first slot's block is the genesis, which some nodes know by its root only.
+            let is_genesis = parent.number == 0 && skipped.start() == 0;
+            if parent.number < skipped.start() || is_genesis {
+                return Ok(next.parent_hash);
+            }
+            if parent.number <= skipped.end() || parent.number >= next.number {
+                return Err(self.unproven(skipped));
+            }
+            next = parent;
+        }
     }
 
-    /// The first block above a slot.
-    async fn block_behind(&self, slot: BlockNum) -> Result<BlockLink, SourceError> {
+    fn unproven(&self, skipped: BlockRange) -> SourceError {
+        self.missing(skipped.start(), "the block, nor one that shows that its slot was skipped,")
+    }
+
+    /// Why slots below a block whose parent the node does not have cannot be had: it may be on its way, but
+    /// not where the block is final.
+    async fn without_parent(&self, oldest: &BlockLink, wanted: BlockRange) -> SourceError {
+        match self.named("finalized").await {
+            Ok(finalized) if oldest.number > 0 && oldest.number <= finalized.number => {
+                let why = format!(
+                    "its blocks begin with slot {}, as those of a node that was begun at a checkpoint or \
+                     drops old ones; use a node that has them all, or set `start_block` of the dataset to \
+                     that slot",
+                    oldest.number
+                );
+                self.client.refused(why).of_block(wanted.start())
+            }
+            Ok(_) => self.unproven(wanted),
+            Err(error) => error,
+        }
+    }
+
+    /// A block above a slot: the first one, unless many slots behind it have none.
+    async fn block_above(&self, slot: BlockNum) -> Result<BlockLink, SourceError> {
         let head = self.named("head").await?.number;
-        let mut links = stream::iter(slot.saturating_add(1)..=head)
-            .map(|slot| self.link(slot))
-            .buffered(LOOKED_FOR_AT_A_TIME);
-        while let Some(link) = links.next().await {
-            if let Some(link) = link? {
-                return Ok(link);
+        let mut empty = slot.saturating_add(NEAR_SLOTS);
+        if let Some(link) = self.first_block(slot.saturating_add(1), empty.min(head)).await? {
+            return Ok(link);
+        }
+        // Where a node has lost its old blocks there may be millions of slots before the next one.
+        let (mut found, mut step) = (None, NEAR_SLOTS);
+        while found.is_none() && empty < head {
+            let at = empty.saturating_add(step).min(head);
+            let last = at.saturating_add(LOOKED_FOR_AT_A_TIME - 1).min(head);
+            found = self.first_block(at, last).await?;
+            if found.is_none() {
+                (empty, step) = (last, step.saturating_mul(2));
             }
         }
-        Err(self.missing(slot, "the block"))
+        let mut found = found.ok_or_else(|| self.missing(slot, "the block"))?;
+        while found.number - empty > NEAR_SLOTS {
+            let middle = empty + (found.number - empty) / 2;
+            let last = middle + LOOKED_FOR_AT_A_TIME - 1;
+            match self.first_block(middle, last).await? {
+                Some(link) => found = link,
+                None => empty = last,
+            }
+        }
+        Ok(self.first_block(empty + 1, found.number - 1).await?.unwrap_or(found))
+    }
+
+    /// The first block of some slots.
+    async fn first_block(&self, first: BlockNum, last: BlockNum) -> Result<Option<BlockLink>, SourceError> {
+        let links =
+            stream::iter(first..=last).map(|slot| self.link(slot)).buffered(LOOKED_FOR_AT_A_TIME as usize);
+        links.try_filter_map(|link| ready(Ok(link))).boxed().try_next().await
     }
 }

@@ -31,6 +31,9 @@ impl Fork {
         (Self::Fulu, "fulu"),
     ];
 
+    /// The newest of them.
+    pub const NEWEST: Self = Self::Fulu;
+
     /// The fork that the API calls so; `None` where it is not known here.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == name).map(|(fork, _)| *fork)

@@ -55,18 +55,27 @@ pub(crate) struct Header {
 
 /// What `/eth/v2/beacon/blocks/{id}` gives.
 #[derive(Debug, Deserialize)]
-pub(crate) struct SignedBlock {
-    pub message: Block,
+pub(crate) struct SignedBlock<B = Body> {
+    pub message: Block<B>,
     pub signature: Signature,
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Block {
+pub(crate) struct Block<B = Body> {
     pub slot: Num,
     pub proposer_index: Num,
     pub parent_root: Root,
     pub state_root: Root,
-    pub body: Body,
+    pub body: B,
+}
+
+impl<B> SignedBlock<B> {
+    /// The block with another form of its body.
+    pub fn with_body<C>(self, body: C) -> SignedBlock<C> {
+        let Block { slot, proposer_index, parent_root, state_root, .. } = self.message;
+        let message = Block { slot, proposer_index, parent_root, state_root, body };
+        SignedBlock { message, signature: self.signature }
+    }
 }
 
 #[derive(Debug, Deserialize)]

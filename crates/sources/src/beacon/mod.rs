@@ -17,8 +17,10 @@ mod fetch;
 mod forks;
 mod json;
 mod lists;
+mod newer;
 mod rows;
 mod ssz;
+mod stored;
 mod tables;
 mod values;
 mod verify;
@@ -36,11 +38,12 @@ use crate::{
     limit::{LimitOptions, Throttle, Turn},
     ordered::{self, Blocks},
     secrets::is_near,
-    source::{BlockRows, BlockSource, Chain, Decoded, Head},
+    source::{BlockRows, BlockSource, Chain, Decoded, Head, Place},
 };
 use client::Client;
 use fetch::{Fetch, RawSlot};
 use rows::Decoder;
+pub use stored::{RowCheck, Unchecked};
 pub use tables::tables;
 
 #[cfg(test)]
@@ -178,7 +181,11 @@ impl BlockSource for Beacon {
         self.node.fetch.head_moved().await;
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        _behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         self.node.blocks(range)
     }
 }

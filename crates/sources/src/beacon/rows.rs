@@ -1,16 +1,18 @@
 //! From the answers of a node to rows: the path that every block takes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
 use nozzle_core::{BlockRange, TableDef, block::BlockLink, manifest::Verify};
+use sonic_rs::LazyValue;
 
 use super::{
     fetch::{RawBlock, RawSlot},
     forks::Fork,
-    json::{Answer, HeaderAnswer, SignedBlock},
+    json::{Answer, Body, HeaderAnswer, SignedBlock},
+    newer,
     tables::{self, BlockRow, Filling, Stored},
     verify::{self, Problem},
 };
@@ -19,6 +21,9 @@ use crate::{
     source::{BlockRows, Decoded, check_link},
 };
 
+/// Of so many forks that are not known here it is said.
+const MAX_UNKNOWN_FORKS: usize = 16;
+
 /// Turns answers into rows: only the tables, and of them only the columns, that are stored.
 pub(crate) struct Decoder {
     provider: String,
@@ -26,8 +31,9 @@ pub(crate) struct Decoder {
     tables: Vec<TableDef>,
     /// For each of the tables.
     stored: Vec<Box<dyn Stored>>,
-    /// The forks that are not known here, as far as that was said.
-    said: Mutex<BTreeSet<String>>,
+    /// The forks that are not known here, and their fields that are not what they were, as far as that was
+    /// said.
+    said: Mutex<BTreeMap<String, BTreeSet<String>>>,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -49,12 +55,7 @@ impl Decoder {
     /// their columns. What cannot be decoded is `Refused`.
     pub fn new(provider: &str, tables: Vec<TableDef>, verify: Verify) -> Result<Self, SourceError> {
         let refused = |why| SourceError::Refused { provider: provider.to_owned(), why };
-        if verify >= Verify::Senders {
-            return Err(refused(format!(
-                "a beacon chain has no senders to check; the strictest level is `{}`",
-                Verify::Full
-            )));
-        }
+        check_level(verify).map_err(refused)?;
         let mut stored: Vec<Box<dyn Stored>> = vec![];
         for (index, table) in tables.iter().enumerate() {
             if tables[..index].iter().any(|other| other.name == table.name) {
@@ -106,37 +107,51 @@ impl Decoder {
         let finished = filling.into_iter().map(|table| table.finish()).collect::<Result<_, _>>();
         let tables = finished.map_err(|error| problem(error.to_string()))?;
         let source_bytes = slots.iter().map(RawSlot::size_bytes).sum();
-        Ok(BlockRows { range, blocks: links, tables, source_bytes })
+        Ok(BlockRows { range, blocks: links, tables, source_bytes, cursor: None })
     }
 
     /// Reads a block, and checks it as far as the level says.
     fn read(&self, raw: &RawSlot, RawBlock { header, block }: &RawBlock) -> Result<Read, Problem> {
         let header = verify::header(header, self.verify)?;
-        let answer: Answer<SignedBlock> = verify::parse(block, "the block")?;
+        let answer: Answer<SignedBlock<LazyValue<'_>>> = verify::parse(block, "the block")?;
         let no_version = || Problem::Malformed("its answer does not say of which fork it is".into());
         let (version, signed) = (answer.version.ok_or_else(no_version)?, answer.data);
         verify::block(raw.slot, &header, &signed, self.verify)?;
-        match Fork::named(&version) {
+        let value = &signed.message.body;
+        let body = match Fork::named(&version) {
             Some(fork) => {
-                if let Some(name) = signed.message.body.lacks(fork) {
+                let body: Body = verify::parse(value.as_raw_str().as_bytes(), "the body of the block")?;
+                if let Some(name) = body.lacks(fork) {
                     return Err(Problem::Malformed(format!("its body lacks `{name}`, which {version} has")));
                 }
                 if self.verify >= Verify::Full {
-                    verify::body(block, &raw.chain.body(fork), &header)?;
+                    verify::body(value, &raw.chain.body(fork), &header)?;
                 }
+                body
             }
-            None => self.say_unknown(raw.slot, &version),
-        }
+            None => {
+                let newer::Read { body, other } = newer::read(value, &raw.chain.body(Fork::NEWEST))?;
+                self.say_unknown(raw.slot, &version, other);
+                body
+            }
+        };
+        let signed = signed.with_body(body);
         let timestamp_micros = raw.chain.timestamp_micros(raw.slot);
         Ok(Read { header, version, signed, timestamp_micros })
     }
 
-    /// Says once of each fork that it is not known here.
-    fn say_unknown(&self, slot: u64, version: &str) {
+    /// Says once of each fork that it is not known here, and of each of its fields that is not what it was.
+    fn say_unknown(&self, slot: u64, version: &str, mut other: BTreeSet<String>) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         // A node that makes names up must not fill the memory.
-        if said.len() < 16 && said.insert(version.to_owned()) {
-            let (provider, version) = (&self.provider, version.chars().take(64).collect::<String>());
+        if !said.contains_key(version) && said.len() == MAX_UNKNOWN_FORKS {
+            return;
+        }
+        let (provider, is_new) = (&self.provider, !said.contains_key(version));
+        let told = said.entry(version.to_owned()).or_default();
+        other.retain(|field| told.insert(field.clone()));
+        let version = version.chars().take(64).collect::<String>();
+        if is_new {
             tracing::warn!(
                 provider,
                 slot,
@@ -144,7 +159,24 @@ impl Decoder {
                  their bodies cannot be checked"
             );
         }
+        if !other.is_empty() {
+            let fields = other.into_iter().collect::<Vec<_>>().join("`, `");
+            tracing::warn!(
+                provider,
+                slot,
+                "in blocks of the fork `{version}` these fields are not what they were: `{fields}`; null, zero \
+                 or no row stands for them"
+            );
+        }
     }
+}
+
+/// Refuses a level that a beacon chain does not have.
+pub(crate) fn check_level(level: Verify) -> Result<(), String> {
+    if level <= Verify::Full {
+        return Ok(());
+    }
+    Err(format!("a beacon chain has no senders to check; the strictest level is `{}`", Verify::Full))
 }
 
 fn append(read: &Read, filling: &mut [Box<dyn Filling>]) -> Result<(), Problem> {

@@ -91,7 +91,8 @@ pub(crate) fn link(header: &HeaderAnswer) -> BlockLink {
     }
 }
 
-fn root_of(header: &Header) -> Node {
+/// The root of a header.
+pub(crate) fn root_of(header: &Header) -> Node {
     let leaves = vec![
         merkle::number(header.slot.0),
         merkle::number(header.proposer_index.0),
@@ -103,10 +104,10 @@ fn root_of(header: &Header) -> Node {
 }
 
 /// Checks that a header is of the slot asked for, and a block the one that the header is of.
-pub(crate) fn block(
+pub(crate) fn block<B>(
     slot: BlockNum,
     header: &HeaderAnswer,
-    block: &SignedBlock,
+    block: &SignedBlock<B>,
     verify: Verify,
 ) -> Result<(), Problem> {
     let (ours, theirs) = (&header.header.message, &block.message);
@@ -126,11 +127,9 @@ pub(crate) fn block(
     if is_same { Ok(()) } else { Err(Problem::Missing("a header that matches the body")) }
 }
 
-/// Checks that the body in an answer hashes to the header's body root.
-pub(crate) fn body(answer: &[u8], body: &Type, header: &HeaderAnswer) -> Result<(), Problem> {
-    let value: LazyValue<'_> = sonic_rs::get(answer, ["data", "message", "body"])
-        .map_err(|_| Problem::Unavailable("the answer is not JSON to its end".into()))?;
-    let computed = body.root(&value).map_err(|why| Problem::Malformed(format!("its body {why}")))?;
+/// Checks that a body hashes to the header's body root.
+pub(crate) fn body(value: &LazyValue<'_>, body: &Type, header: &HeaderAnswer) -> Result<(), Problem> {
+    let computed = body.root(value).map_err(|why| Problem::Malformed(format!("its body {why}")))?;
     let root = header.header.message.body_root.0;
     if computed == root {
         return Ok(());

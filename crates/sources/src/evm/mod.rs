@@ -20,7 +20,7 @@ pub(crate) mod json;
 mod keccak;
 pub(crate) mod lists;
 pub(crate) mod logs;
-mod needs;
+pub(crate) mod needs;
 mod render;
 pub(crate) mod rlp;
 pub mod rows;

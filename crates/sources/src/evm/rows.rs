@@ -200,7 +200,7 @@ impl Decoder {
         let builders = builders.unwrap_or_else(|| self.start(Counts::default(), 0));
         let tables = self.finish(builders).map_err(|error| problem(error.to_string()))?;
         let source_bytes = blocks.iter().map(RawBlock::size_bytes).sum();
-        Ok(BlockRows { range, blocks: links, tables, source_bytes })
+        Ok(BlockRows { range, blocks: links, tables, source_bytes, cursor: None })
     }
 
     fn parse<'a>(&self, raw: &'a RawBlock) -> Result<Answers<'a>, Problem> {

@@ -10,11 +10,8 @@
 
 use std::ops::Range;
 
-use arrow::{
-    array::{AsArray, RecordBatch},
-    datatypes::UInt64Type,
-};
-use nozzle_core::{BlockHash, BlockNum, BlockRange, TableDef, manifest::Verify};
+use arrow::array::RecordBatch;
+use nozzle_core::{BlockNum, BlockRange, TableDef, manifest::Verify};
 
 use super::{
     needs::{self, TooFewColumns},
@@ -25,58 +22,24 @@ use super::{
 use crate::{
     error::SourceError,
     source::{BlockRows, TableRows},
+    stored::{BadBlock, Checked, StoredCheck, rows_of},
 };
 
 /// Who has sent what is checked, for the log.
 const ORIGIN: &str = "the stored files";
 
-/// Something wrong with a stored block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadBlock {
-    /// The block.
-    pub block: BlockNum,
-    /// The table that is wrong, as its place among the tables; `None` where no single one is to blame.
-    pub table: Option<usize>,
-    /// What is wrong with it.
-    pub why: String,
-}
-
-/// What was found of some consecutive blocks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checked {
-    /// The bad blocks, ascending.
-    pub bad: Vec<BadBlock>,
-    /// The parent hash of the first block, where the first block was good.
-    pub first_parent: Option<BlockHash>,
-    /// The hash of the last block, where the last block was good.
-    pub last_hash: Option<BlockHash>,
-}
-
-/// Checks stored rows at one level.
+/// Checks stored blocks of an EVM chain at one level.
 #[derive(Debug)]
-pub struct StoredCheck {
+pub struct BlockCheck {
     tables: Vec<TableDef>,
+    level: Verify,
     /// The places of the tables that the decoder has, in its order.
     decoded: Vec<usize>,
     decoder: Decoder,
     renderer: Renderer,
-    /// Whether rows are only to lie in their blocks, in order: they are not a chain's own.
-    is_derived: bool,
 }
 
-impl StoredCheck {
-    /// A check of tables whose rows no chain has: they lie in their blocks, in order.
-    pub fn derived(tables: Vec<TableDef>) -> Result<Self, TooFewColumns> {
-        let unknown = |error: SourceError| TooFewColumns {
-            level: Verify::None,
-            missing: error.to_string(),
-            highest: None,
-        };
-        let decoder = Decoder::new(ORIGIN, vec![], Verify::None).map_err(unknown)?;
-        let decoded = (0..tables.len()).collect();
-        Ok(Self { decoded, tables, decoder, renderer: Renderer::new(&[]), is_derived: true })
-    }
-
+impl BlockCheck {
     /// A check of these tables; refused where they have fewer columns than the level needs. Below
     /// `full`, tables that do not say which of their rows belong together are not looked at.
     pub fn new(tables: Vec<TableDef>, level: Verify) -> Result<Self, TooFewColumns> {
@@ -89,38 +52,7 @@ impl StoredCheck {
         let renderer = Renderer::new(&selected);
         let unknown = |error: SourceError| TooFewColumns { level, missing: error.to_string(), highest: None };
         let decoder = Decoder::new(ORIGIN, selected, level).map_err(unknown)?;
-        Ok(Self { tables, decoded, decoder, renderer, is_derived: false })
-    }
-
-    /// The tables, in the order in which [`Self::check`] takes their rows.
-    pub fn tables(&self) -> &[TableDef] {
-        &self.tables
-    }
-
-    /// Checks the blocks of `range`. `rows` has for each table its rows of these blocks, with the
-    /// table's schema.
-    pub fn check(&self, range: BlockRange, rows: &[RecordBatch]) -> Checked {
-        let mut checked = Checked::default();
-        for (table, batch) in rows.iter().enumerate() {
-            let Some(why) = misplaced(range, batch) else { continue };
-            checked.bad.push(BadBlock { block: range.start(), table: Some(table), why });
-        }
-        let rows: Vec<&RecordBatch> = self.decoded.iter().map(|index| &rows[*index]).collect();
-        if !checked.bad.is_empty() || self.is_derived {
-            return checked;
-        }
-        let mut run: Vec<Stored> = vec![];
-        for number in range.start()..=range.end() {
-            match self.render(number, &rows) {
-                Ok(block) => run.push(block),
-                Err(why) => {
-                    self.check_run(&std::mem::take(&mut run), range, &rows, &mut checked);
-                    checked.bad.push(BadBlock { block: number, table: None, why });
-                }
-            }
-        }
-        self.check_run(&run, range, &rows, &mut checked);
-        checked
+        Ok(Self { tables, level, decoded, decoder, renderer })
     }
 
     fn render(&self, number: BlockNum, rows: &[&RecordBatch]) -> Result<Stored, String> {
@@ -180,6 +112,36 @@ impl StoredCheck {
     }
 }
 
+impl StoredCheck for BlockCheck {
+    fn tables(&self) -> &[TableDef] {
+        &self.tables
+    }
+
+    fn level(&self) -> Option<Verify> {
+        Some(self.level)
+    }
+
+    fn check(&self, range: BlockRange, rows: &[RecordBatch]) -> Checked {
+        let mut checked = Checked::of_order(range, rows);
+        if !checked.bad.is_empty() {
+            return checked;
+        }
+        let rows: Vec<&RecordBatch> = self.decoded.iter().map(|index| &rows[*index]).collect();
+        let mut run: Vec<Stored> = vec![];
+        for number in range.start()..=range.end() {
+            match self.render(number, &rows) {
+                Ok(block) => run.push(block),
+                Err(why) => {
+                    self.check_run(&std::mem::take(&mut run), range, &rows, &mut checked);
+                    checked.bad.push(BadBlock { block: number, table: None, why });
+                }
+            }
+        }
+        self.check_run(&run, range, &rows, &mut checked);
+        checked
+    }
+}
+
 /// What a table shares with that of JSON-RPC of the same name, if there is one. Firehose has more columns, all
 /// behind those, and the table `calls`, of which no root holds anything: of these only the order is checked.
 fn shared(table: &TableDef) -> Option<TableDef> {
@@ -194,26 +156,6 @@ struct Stored {
     raw: RawBlock,
     /// Its rows in each table.
     places: Vec<Range<usize>>,
-}
-
-fn block_numbers(batch: &RecordBatch) -> &[u64] {
-    batch.column(0).as_primitive::<UInt64Type>().values()
-}
-
-/// What is wrong with the order of rows that should be those of `range`.
-fn misplaced(range: BlockRange, batch: &RecordBatch) -> Option<String> {
-    let numbers = block_numbers(batch);
-    if !numbers.is_sorted() {
-        return Some("the rows are not in the order of their blocks".into());
-    }
-    let ends = [numbers.first()?, numbers.last()?];
-    ends.into_iter().find(|end| !range.contains(**end)).map(|end| format!("it has rows of the block {end}"))
-}
-
-fn rows_of(batch: &RecordBatch, number: BlockNum) -> Range<usize> {
-    let numbers = block_numbers(batch);
-    let start = numbers.partition_point(|found| *found < number);
-    start..start + numbers[start..].partition_point(|found| *found == number)
 }
 
 /// What is wrong, without naming a provider, and without the advice for a chain that has not been

@@ -27,7 +27,7 @@ use crate::{
     limit::{LimitOptions, Throttle, Turn},
     ordered::{self, Blocks},
     secrets::is_near,
-    source::{BlockRows, BlockSource, Chain, Decoded, Head},
+    source::{BlockRows, BlockSource, Chain, Decoded, Head, Place},
 };
 use client::Client;
 use fetch::Fetch;
@@ -231,7 +231,11 @@ impl BlockSource for EvmRpc {
         self.node.fetch.head_moved().await;
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        _behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         self.node.blocks(range)
     }
 }

@@ -1,15 +1,19 @@
 //! The calls of Firehose.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
-use nozzle_core::{BlockNum, manifest::Verify};
+use nozzle_core::{BlockNum, SourceCursor, block::BlockLink, manifest::Verify};
 use tonic::{Code, Status, Streaming, codec::CompressionEncoding};
 
 use super::{decode::link_of_payload, order::Received};
 use crate::{
     error::SourceError,
     grpc::{Grpc, Service},
+    limit::Limiter,
     pb::{
         google::protobuf::Any,
         sf::firehose::v2::{
@@ -29,7 +33,7 @@ pub(crate) enum Step {
     /// It is part of the chain now.
     New(Received),
     /// It is not any more.
-    Undo(BlockNum),
+    Undo(BlockLink),
 }
 
 /// An endpoint.
@@ -64,14 +68,14 @@ impl Client {
 
     /// The names of the chain; `None` where the endpoint does not say.
     pub async fn chain_names(&self) -> Result<Option<Vec<String>>, SourceError> {
-        let mut client = client!(EndpointInfoClient, self.grpc);
-        let call = async {
+        let call = async || {
+            let mut client = client!(EndpointInfoClient, self.grpc);
             match client.info(InfoRequest {}).await {
                 Err(status) if status.code() == Code::Unimplemented => Ok(None),
                 answer => answer.map(|answer| Some(answer.into_inner())),
             }
         };
-        let Some(info) = self.grpc.answer("the name of its chain", call).await? else { return Ok(None) };
+        let Some(info) = self.grpc.call("the name of its chain", call).await? else { return Ok(None) };
         let names: Vec<_> = [info.chain_name]
             .into_iter()
             .chain(info.chain_name_aliases)
@@ -83,20 +87,19 @@ impl Client {
     /// The block that is at `number` now; `None` where there is none.
     pub async fn block(&self, number: BlockNum) -> Result<Option<Bytes>, SourceError> {
         if !self.has_no_fetch.load(Ordering::Relaxed) {
-            let reference = Some(Reference::BlockNumber(BlockNumber { num: number }));
-            let request = SingleBlockRequest { reference, transforms: vec![] };
-            let mut client = client!(FetchClient, self.grpc);
-            let call =
-                async { not_found(client.block(request).await).map(|block| block.map(|b| b.into_inner())) };
-            let call = async {
-                match call.await {
-                    Err(status) if status.code() == Code::Unimplemented => Ok(Err(status)),
-                    other => other.map(Ok),
+            let call = async || {
+                let reference = Some(Reference::BlockNumber(BlockNumber { num: number }));
+                let mut client = client!(FetchClient, self.grpc);
+                match not_found(client.block(SingleBlockRequest { reference, transforms: vec![] }).await) {
+                    Err(status) if status.code() == Code::Unimplemented => Ok(None),
+                    answer => answer.map(Some),
                 }
             };
-            match self.grpc.answer(&format!("block {number}"), call).await? {
-                Ok(found) => return found.map(|found| self.payload(number, found.block)).transpose(),
-                Err(_) => self.has_no_fetch.store(true, Ordering::Relaxed),
+            match self.grpc.call(&format!("block {number}"), call).await? {
+                Some(found) => {
+                    return found.map(|found| self.payload(number, found.into_inner().block)).transpose();
+                }
+                None => self.has_no_fetch.store(true, Ordering::Relaxed),
             }
         }
         self.block_of_stream(number).await
@@ -106,20 +109,29 @@ impl Client {
     async fn block_of_stream(&self, number: BlockNum) -> Result<Option<Bytes>, SourceError> {
         let start_block_num = i64::try_from(number).unwrap_or(i64::MAX);
         let request = Request { start_block_num, stop_block_num: number, ..Request::default() };
-        let mut client = client!(StreamClient, self.grpc);
         let what = format!("block {number}");
-        let call = async { not_found(client.blocks(request).await) };
-        let Some(stream) = self.grpc.answer(&what, call).await? else { return Ok(None) };
+        let call = async || {
+            let mut client = client!(StreamClient, self.grpc);
+            not_found(client.blocks(request.clone()).await)
+        };
+        let Some(stream) = self.grpc.call(&what, call).await? else { return Ok(None) };
         let mut stream = stream.into_inner();
-        let Some(first) = self.grpc.answer(&what, stream.message()).await? else { return Ok(None) };
+        let Some(first) = self.grpc.next(&what, stream.message()).await? else { return Ok(None) };
         self.payload(number, first.block).map(Some)
     }
 
     /// Opens a stream of blocks.
-    pub async fn stream(&self, request: Request) -> Result<Streaming<Response>, SourceError> {
-        let mut client = client!(StreamClient, self.grpc);
-        let stream = self.grpc.answer("a stream of blocks", client.blocks(request)).await?;
-        Ok(stream.into_inner())
+    pub async fn stream(&self, request: &Request) -> Result<Streaming<Response>, SourceError> {
+        let call = async || {
+            let mut client = client!(StreamClient, self.grpc);
+            client.blocks(request.clone()).await
+        };
+        Ok(self.grpc.call("a stream of blocks", call).await?.into_inner())
+    }
+
+    /// What lets streams of ranges through.
+    pub fn limiter(&self) -> &Arc<Limiter> {
+        self.grpc.limiter()
     }
 
     /// The next step of a stream; `None` once it is over. `expected` is the block that should come, for messages.
@@ -130,26 +142,38 @@ impl Client {
     ) -> Result<Option<Step>, SourceError> {
         loop {
             let what = format!("the blocks from {expected} on");
-            let Some(response) = self.grpc.answer(&what, stream.message()).await? else { return Ok(None) };
+            let Some(response) = self.grpc.next(&what, stream.message()).await? else { return Ok(None) };
             let Response { block, step, cursor, metadata } = response;
-            match (ForkStep::try_from(step), &metadata) {
-                (Ok(ForkStep::StepUndo), Some(BlockMetadata { num, .. })) => {
-                    return Ok(Some(Step::Undo(*num)));
+            match ForkStep::try_from(step) {
+                Ok(ForkStep::StepUndo) => {
+                    return self.undone(expected, block, metadata).map(|link| Some(Step::Undo(link)));
                 }
-                (Ok(ForkStep::StepUndo), None) => {
-                    return self
-                        .received(expected, block, cursor, None)
-                        .map(|block| Some(Step::Undo(block.link.number)));
-                }
-                (Ok(_), _) => {
+                Ok(_) => {
                     let final_num = metadata.map(|metadata| metadata.lib_num);
                     return self
                         .received(expected, block, cursor, final_num)
                         .map(|block| Some(Step::New(block)));
                 }
                 // A step that is not known here, such as of a part of a block.
-                (Err(_), _) => {}
+                Err(_) => {}
             }
+        }
+    }
+
+    /// The block that is undone, as it is sent once more or as it is named.
+    fn undone(
+        &self,
+        expected: BlockNum,
+        block: Option<Any>,
+        metadata: Option<BlockMetadata>,
+    ) -> Result<BlockLink, SourceError> {
+        let named = metadata.and_then(|BlockMetadata { num, id, parent_id, .. }| {
+            let (hash, parent_hash) = (id.parse().ok()?, parent_id.parse().ok()?);
+            Some(BlockLink { number: num, hash, parent_hash })
+        });
+        match (block, named) {
+            (None, Some(link)) => Ok(link),
+            (block, _) => self.received(expected, block, String::new(), None).map(|block| block.link),
         }
     }
 
@@ -163,7 +187,7 @@ impl Client {
         let payload = self.payload(expected, block)?;
         let link = link_of_payload(&payload, Verify::None)
             .map_err(|problem| problem.of_block(self.provider(), expected))?;
-        Ok(Received { link, payload, cursor, final_num })
+        Ok(Received { link, payload, cursor: SourceCursor::new(cursor), final_num })
     }
 
     fn payload(&self, number: BlockNum, block: Option<Any>) -> Result<Bytes, SourceError> {

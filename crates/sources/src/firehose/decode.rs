@@ -169,7 +169,7 @@ impl Decoder {
         let builders = builders.unwrap_or_else(|| self.start(Counts::default(), 0));
         let tables = self.finish(builders).map_err(|error| problem(error.to_string()))?;
         let source_bytes = payloads.iter().map(|payload| payload.block.len() as u64).sum();
-        Ok(BlockRows { range, blocks: links, tables, source_bytes })
+        Ok(BlockRows { range, blocks: links, tables, source_bytes, cursor: None })
     }
 
     /// Checks one block as far as the level says.

@@ -160,7 +160,7 @@ async fn follow(client: Arc<Client>, shared: Arc<Shared>) {
 
 async fn read(client: &Client, shared: &Shared) -> Result<(), SourceError> {
     // The block before the head, and from there on.
-    let mut stream = client.stream(Request { start_block_num: -1, ..Request::default() }).await?;
+    let mut stream = client.stream(&Request { start_block_num: -1, ..Request::default() }).await?;
     let mut next = 0;
     while let Some(step) = client.next(&mut stream, next).await? {
         if let Step::New(block) = &step {
@@ -172,7 +172,7 @@ async fn read(client: &Client, shared: &Shared) -> Result<(), SourceError> {
                     block.final_num.filter(|number| *number <= block.link.number).or(state.final_num);
                 state.tail.take(block);
             }
-            Step::Undo(number) => state.tail.undo(number),
+            Step::Undo(block) => state.tail.undo(&block),
         });
         if locked(&shared.asked).elapsed() > IDLE {
             return Ok(());

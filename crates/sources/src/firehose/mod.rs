@@ -6,8 +6,8 @@
 //!       └─► follow ─► head, final block, the newest blocks
 //! ```
 //!
-//! NEW and FINAL are blocks. UNDO takes back what was not passed on yet; what was is a reorg, which shows as
-//! a block that does not link, as with every other source.
+//! NEW and FINAL are blocks. UNDO takes back what was not passed on yet; what was, or is stored, is a reorg:
+//! the next block does not link, as with every other source.
 
 mod answer;
 mod bad;
@@ -22,7 +22,7 @@ mod transactions;
 mod values;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -32,14 +32,12 @@ use tokio::sync::Mutex;
 use crate::{
     error::SourceError,
     grpc::{Grpc, GrpcConfig},
-    limit::{LimitOptions, Throttle},
-    source::{BlockRows, BlockSource, Chain, Head},
+    source::{BlockRows, BlockSource, Chain, Head, Place},
 };
 use client::Client;
 pub use decode::{Decoder, Payload};
 use decode::{id_of, link_of_payload};
 use follow::Follow;
-use stream::Cursors;
 pub use tables::tables;
 
 #[cfg(test)]
@@ -52,28 +50,12 @@ pub struct FirehoseConfig {
     pub grpc: GrpcConfig,
     /// The id of the chain (EIP-155), where it is known. Typed transactions hold it, and do not say it here.
     pub chain_id: Option<u64>,
-    /// The most streams of ranges at a time.
-    pub concurrent_request_limit: usize,
-    /// Keeps to the limit together with other sources; absent: by itself.
-    pub throttle: Option<Throttle>,
 }
 
 impl FirehoseConfig {
-    /// The defaults of [`GrpcConfig::new`], a chain whose id is not known, and 16 streams at a time.
+    /// The defaults of [`GrpcConfig::new`], and a chain whose id is not known.
     pub fn new(provider: &str, url: &str) -> Self {
-        let grpc = GrpcConfig::new(provider, url);
-        Self { grpc, chain_id: None, concurrent_request_limit: 16, throttle: None }
-    }
-
-    /// What keeps to the limit of this source alone.
-    pub fn own_throttle(&self) -> Throttle {
-        Throttle::new(&LimitOptions {
-            requests: self.concurrent_request_limit.clamp(1, tokio::sync::Semaphore::MAX_PERMITS),
-            // A stream is not an answer that comes and goes: as many as may be are open from the start.
-            is_near: true,
-            calls_per_minute: 0,
-            patience: Duration::ZERO,
-        })
+        Self { grpc: GrpcConfig::new(provider, url), chain_id: None }
     }
 }
 
@@ -90,11 +72,8 @@ pub(crate) struct Shared {
     decoder: Decoder,
     verify: Verify,
     follow: Follow,
-    cursors: Cursors,
     /// The final block that was asked for last.
     finalized: Mutex<Option<BlockId>>,
-    /// What opens streams of ranges.
-    throttle: Throttle,
 }
 
 impl Firehose {
@@ -106,13 +85,10 @@ impl Firehose {
         tables: Vec<TableDef>,
         verify: Verify,
     ) -> Result<Self, SourceError> {
-        let throttle = config.throttle.clone().unwrap_or_else(|| config.own_throttle());
         let decoder = Decoder::new(&config.grpc.provider, tables, verify, config.chain_id)?;
         let client = Arc::new(Client::new(Grpc::connect(&config.grpc)?));
-        let (follow, cursors, finalized) = (Follow::default(), Cursors::default(), Mutex::default());
-        Ok(Self {
-            shared: Arc::new(Shared { client, decoder, verify, follow, cursors, finalized, throttle }),
-        })
+        let (follow, finalized) = (Follow::default(), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { client, decoder, verify, follow, finalized }) })
     }
 }
 
@@ -169,7 +145,15 @@ impl BlockSource for Firehose {
         self.shared.follow.moved().await;
     }
 
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
-        stream::blocks(Arc::clone(&self.shared), range)
+    fn has_cursors(&self) -> bool {
+        true
+    }
+
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        stream::blocks(Arc::clone(&self.shared), range, behind)
     }
 }

@@ -2,7 +2,9 @@
 //! others' places, and blocks that are undone.
 
 use bytes::Bytes;
-use nozzle_core::{BlockNum, BlockRange, block::BlockLink};
+use nozzle_core::{BlockHash, BlockNum, BlockRange, SourceCursor, block::BlockLink};
+
+use crate::error::SourceError;
 
 /// The most blocks that wait together.
 const GROUP_BLOCKS: usize = 64;
@@ -17,7 +19,7 @@ pub(crate) struct Received {
     /// What was sent.
     pub payload: Bytes,
     /// Where a stream goes on behind it.
-    pub cursor: String,
+    pub cursor: Option<SourceCursor>,
     /// The last final block, as the endpoint says.
     pub final_num: Option<BlockNum>,
 }
@@ -27,9 +29,12 @@ pub(crate) struct Received {
 pub(crate) struct Gap(pub BlockNum);
 
 /// Blocks of a range that wait to be passed on. What was passed on is out of its hands: where it is undone, the
-/// block that takes its place is stepped over, and the first one behind it does not link.
+/// next block does not link to it. Where an endpoint says nothing of it, the block that takes its place is
+/// stepped over, and the first one behind it does not link.
 #[derive(Debug)]
 pub(crate) struct Order {
+    /// The block that was passed on last, or that the range follows, where it is known.
+    before: Option<BlockHash>,
     /// The number of the first block that waits, or of the one that comes next.
     first: BlockNum,
     end: BlockNum,
@@ -38,9 +43,9 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Nothing has come yet.
-    pub fn new(range: BlockRange) -> Self {
-        Self { first: range.start(), end: range.end(), waiting: vec![], bytes: 0 }
+    /// Nothing has come yet. `before` is the block that the range follows, where it is known.
+    pub fn new(range: BlockRange, before: Option<BlockHash>) -> Self {
+        Self { before, first: range.start(), end: range.end(), waiting: vec![], bytes: 0 }
     }
 
     /// The number of the block that comes next.
@@ -67,11 +72,20 @@ impl Order {
         Ok(())
     }
 
-    /// Takes back a block and those behind it.
-    pub fn undo(&mut self, number: BlockNum) {
-        if let Some(place) = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok()) {
+    /// Takes back a block and those behind it. `NotLinked` where it is the one before those that wait. Others
+    /// were never taken, or were taken back before: endpoints repeat themselves.
+    pub fn undo(&mut self, undone: &BlockLink) -> Result<(), SourceError> {
+        if undone.number.checked_add(1) == Some(self.first) && self.before == Some(undone.hash) {
+            let (block, expected, found) = (self.first, undone.hash, undone.parent_hash);
+            return Err(SourceError::NotLinked { block, expected, found });
+        }
+        let place = undone.number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        if let Some(place) = place
+            && self.waiting.get(place).is_some_and(|block| block.link.hash == undone.hash)
+        {
             self.cut(place);
         }
+        Ok(())
     }
 
     fn cut(&mut self, place: usize) {
@@ -97,6 +111,7 @@ impl Order {
     /// Passes on those that wait.
     pub fn pass(&mut self) -> Vec<Received> {
         self.first = self.next();
+        self.before = self.waiting.last().map(|last| last.link.hash).or(self.before);
         self.bytes = 0;
         std::mem::take(&mut self.waiting)
     }
@@ -125,7 +140,7 @@ impl Tail {
         if self.at(block.link.number).is_some_and(|known| known.link.hash == block.link.hash) {
             return;
         }
-        self.undo(block.link.number);
+        self.cut(block.link.number);
         if self.blocks.back().is_some_and(|last| last.link.hash != block.link.parent_hash) {
             // It follows another chain than the one that is known.
             self.blocks.clear();
@@ -138,8 +153,14 @@ impl Tail {
         }
     }
 
-    /// Takes back a block and those behind it.
-    pub fn undo(&mut self, number: BlockNum) {
+    /// Takes back a block and those behind it, if it is one of them.
+    pub fn undo(&mut self, undone: &BlockLink) {
+        if self.at(undone.number).is_some_and(|known| known.link.hash == undone.hash) {
+            self.cut(undone.number);
+        }
+    }
+
+    fn cut(&mut self, number: BlockNum) {
         while self.blocks.back().is_some_and(|last| last.link.number >= number) {
             self.bytes -= self.blocks.pop_back().map_or(0, |last| last.payload.len());
         }
@@ -168,11 +189,11 @@ mod tests {
         let hash = |fork, number: u64| <[u8; 32]>::try_from(hash(fork, number)).expect("32 bytes").into();
         let link =
             BlockLink { number, hash: hash(fork, number), parent_hash: hash(parent, number.wrapping_sub(1)) };
-        Received { link, payload: Bytes::from_static(b"12"), cursor: String::new(), final_num: None }
+        Received { link, payload: Bytes::from_static(b"12"), cursor: None, final_num: None }
     }
 
     fn order(start: u64, end: u64) -> Order {
-        Order::new(BlockRange::new(start, end).expect("a range"))
+        Order::new(BlockRange::new(start, end).expect("a range"), None)
     }
 
     fn passed(order: &mut Order) -> Vec<(u8, u64)> {
@@ -196,16 +217,43 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_undone_and_what_was_passed_on_is_not() {
+    fn what_waits_is_undone_and_what_was_passed_on_does_not_link() {
         let mut order = order(1, 9);
+        let undo = |order: &mut Order, fork, number| order.undo(&block(fork, number, fork).link);
         for number in 1..=3 {
             order.take(block(0, number, 0)).expect("no gap");
         }
-        order.undo(3);
-        order.undo(2);
+        undo(&mut order, 0, 3).expect("it waits");
+        undo(&mut order, 0, 2).expect("it waits");
         order.take(block(7, 2, 0)).expect("no gap");
+        // Said again, late.
+        undo(&mut order, 0, 2).expect("it is gone");
         assert_eq!(passed(&mut order), [(0, 1), (7, 2)]);
-        order.undo(2);
+        undo(&mut order, 0, 2).expect("it is gone");
+        let error = undo(&mut order, 7, 2).expect_err("it was passed on");
+        let of = |fork, number| block(fork, number, fork).link.hash;
+        assert!(
+            matches!(error, SourceError::NotLinked { block: 3, expected, found } if expected == of(7, 2) && found == of(7, 1)),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn the_block_that_a_range_follows_may_be_undone() {
+        let before = block(0, 4, 0).link;
+        let mut order = Order::new(BlockRange::new(5, 9).expect("a range"), Some(before.hash));
+        order.undo(&block(3, 4, 0).link).expect("another block");
+        order.undo(&block(0, 3, 0).link).expect("what is below is told by what is above");
+        assert!(matches!(order.undo(&before), Err(SourceError::NotLinked { block: 5, .. })));
+    }
+
+    #[test]
+    fn a_block_takes_the_place_of_one_that_was_passed_on_without_a_word() {
+        let mut order = order(1, 9);
+        for number in 1..=2 {
+            order.take(block(0, number, 0)).expect("no gap");
+        }
+        assert_eq!(passed(&mut order).len(), 2);
         for number in 2..=3 {
             order.take(block(8, number, if number == 2 { 0 } else { 8 })).expect("no gap");
         }
@@ -241,7 +289,9 @@ mod tests {
         let range = |start, end| BlockRange::new(start, end).expect("a range");
         assert_eq!(tail.all_of(range(11, 13)).map(|blocks| blocks.len()), Some(3));
         assert!(tail.all_of(range(9, 11)).is_none() && tail.all_of(range(12, 14)).is_none());
-        tail.undo(12);
+        tail.undo(&block(5, 12, 5).link);
+        assert_eq!(head(&tail), Some((0, 13)));
+        tail.undo(&block(0, 12, 0).link);
         assert_eq!(head(&tail), Some((0, 11)));
         tail.take(block(7, 12, 0));
         assert_eq!((head(&tail), tail.blocks.len(), tail.bytes), (Some((7, 12)), 3, 6));

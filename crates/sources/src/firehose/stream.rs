@@ -1,12 +1,9 @@
 //! The stream of a range: one stream of the endpoint, decoded on threads of their own, in order, memory bounded.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use futures::stream::{self, BoxStream, StreamExt};
-use nozzle_core::{BlockNum, BlockRange, block::BlockLink};
+use nozzle_core::{BlockNum, BlockRange, SourceCursor, block::BlockLink};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
@@ -23,58 +20,28 @@ use crate::{
     error::SourceError,
     limit::Turn,
     pb::sf::firehose::v2::{Request, Response},
-    source::{BlockRows, Decoded, check_link},
+    source::{BlockRows, Decoded, Place, check_link},
 };
-
-/// How many places in streams are remembered.
-const MAX_CURSORS: usize = 64;
-
-/// Where streams go on: the cursors of the blocks passed on last. Opaque, and only a help: without one, or with
-/// one that the endpoint does not know any more, a stream begins at a block's number.
-#[derive(Debug, Default)]
-pub(crate) struct Cursors(Mutex<VecDeque<(BlockNum, String)>>);
-
-impl Cursors {
-    fn locked(&self) -> std::sync::MutexGuard<'_, VecDeque<(BlockNum, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remember(&self, (number, cursor): (BlockNum, String)) {
-        let mut cursors = self.locked();
-        cursors.retain(|(other, _)| *other != number);
-        if !cursor.is_empty() {
-            cursors.push_back((number, cursor));
-        }
-        if cursors.len() > MAX_CURSORS {
-            cursors.pop_front();
-        }
-    }
-
-    /// Takes the cursor behind which the block `next` comes: whoever needs it again has passed it on again.
-    fn take(&self, next: BlockNum) -> Option<String> {
-        let mut cursors = self.locked();
-        let place = cursors.iter().position(|(number, _)| number.checked_add(1) == Some(next))?;
-        cursors.remove(place).map(|(_, cursor)| cursor)
-    }
-}
 
 /// The rows of `range`; nothing is asked for before the stream is polled, and dropping it ends all that is
 /// under way.
 pub(crate) fn blocks(
     shared: Arc<Shared>,
     range: BlockRange,
+    behind: Option<Place>,
 ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
-    let running = async move { Running::start(shared, range) };
+    let running = async move { Running::start(shared, range, behind) };
     let items = |running| {
         stream::unfold(running, |mut run: Running| async { run.next().await.map(|item| (item, run)) })
     };
     stream::once(running).flat_map(items).boxed()
 }
 
-/// Blocks that are being decoded, and where a stream goes on behind them.
+/// Blocks that are being decoded, the number of the last one, and where a stream goes on behind it.
 struct Decoding {
     task: JoinHandle<Decoded>,
-    cursor: (BlockNum, String),
+    last: BlockNum,
+    cursor: Option<SourceCursor>,
 }
 
 /// A stream under way.
@@ -91,10 +58,10 @@ struct Running {
 }
 
 impl Running {
-    fn start(shared: Arc<Shared>, range: BlockRange) -> Self {
+    fn start(shared: Arc<Shared>, range: BlockRange, behind: Option<Place>) -> Self {
         let (out, decoding) = mpsc::channel(parallel_decodes());
         let mut tasks = JoinSet::new();
-        tasks.spawn(read(Arc::clone(&shared), range, out));
+        tasks.spawn(read(Arc::clone(&shared), range, behind, out));
         Self { shared, decoding, previous: None, error: None, left: Some(range), _tasks: tasks }
     }
 
@@ -112,17 +79,13 @@ impl Running {
         let lost = |why: &dyn std::fmt::Display| {
             self.shared.client.unavailable(format!("reading was broken off: {why}"))
         };
-        let Decoding { task, cursor } =
+        let Decoding { task, last, cursor } =
             self.decoding.recv().await.ok_or_else(|| lost(&"a task ended too early"))??;
         let decoded = task.await.map_err(|error| lost(&error))?;
         self.error = decoded.error;
         match decoded.rows {
-            Some(rows) => {
-                if rows.range.end() == cursor.0 {
-                    self.shared.cursors.remember(cursor);
-                }
-                Ok(rows)
-            }
+            // Before a bad block it is another one's.
+            Some(rows) => Ok(BlockRows { cursor: cursor.filter(|_| rows.range.end() == last), ..rows }),
             None => Err(self.error.take().unwrap_or_else(|| lost(&"there was nothing to decode"))),
         }
     }
@@ -144,9 +107,14 @@ fn parallel_decodes() -> usize {
 
 /// Reads the blocks of a range, and has them decoded group by group; an error comes behind what was read
 /// before it. That the other side is gone means that nobody wants them any more.
-async fn read(shared: Arc<Shared>, range: BlockRange, out: mpsc::Sender<Result<Decoding, SourceError>>) {
-    let mut order = Order::new(range);
-    let mut source = Source::of(&shared, range);
+async fn read(
+    shared: Arc<Shared>,
+    range: BlockRange,
+    behind: Option<Place>,
+    out: mpsc::Sender<Result<Decoding, SourceError>>,
+) {
+    let mut order = Order::new(range, behind.as_ref().map(|place| place.block.hash));
+    let mut source = Source::of(&shared, range, behind);
     while !order.is_over() {
         let step = tokio::select! {
             biased;
@@ -158,15 +126,8 @@ async fn read(shared: Arc<Shared>, range: BlockRange, out: mpsc::Sender<Result<D
             step = source.next(&shared, order.next()), if !order.is_full() => step,
         };
         let taken = step.and_then(|step| match step {
-            Step::New(block) => order.take(block).map_err(|Gap(block)| SourceError::Missing {
-                provider: shared.client.provider().to_owned(),
-                block,
-                what: "the block",
-            }),
-            Step::Undo(number) => {
-                order.undo(number);
-                Ok(())
-            }
+            Step::New(block) => order.take(block).map_err(|Gap(block)| missing(&shared, block)),
+            Step::Undo(block) => order.undo(&block),
         });
         if let Err(error) = taken {
             if order.has_some() && out.send(Ok(decode(&shared, order.pass()))).await.is_err() {
@@ -180,11 +141,11 @@ async fn read(shared: Arc<Shared>, range: BlockRange, out: mpsc::Sender<Result<D
 }
 
 fn decode(shared: &Arc<Shared>, group: Vec<Received>) -> Decoding {
-    let cursor = group.last().map(|last| (last.link.number, last.cursor.clone())).unwrap_or_default();
+    let (last, cursor) = group.last().map(|last| (last.link.number, last.cursor.clone())).unwrap_or_default();
     let payloads: Vec<_> =
         group.into_iter().map(|block| Payload { number: block.link.number, block: block.payload }).collect();
     let shared = Arc::clone(shared);
-    Decoding { task: tokio::task::spawn_blocking(move || shared.decoder.decode(&payloads)), cursor }
+    Decoding { task: tokio::task::spawn_blocking(move || shared.decoder.decode(&payloads)), last, cursor }
 }
 
 /// Where the blocks of a range come from.
@@ -192,60 +153,93 @@ enum Source {
     /// They have come with the head.
     Here(VecDeque<Received>),
     /// A stream that is yet to be opened.
-    Asked(Request),
+    Asked(Asked),
     /// A stream that is open, and its turn among those that may be.
-    Open { stream: Box<Streaming<Response>>, _turn: Turn },
+    Open { stream: Box<Streaming<Response>>, asked: Asked, _turn: Turn },
+}
+
+/// How a stream is asked for.
+struct Asked {
+    request: Box<Request>,
+    /// Why it did not go on from its cursor, where it did not.
+    was_refused: Option<SourceError>,
+    /// Whether nothing has come yet that fits.
+    is_new: bool,
 }
 
 impl Source {
-    fn of(shared: &Shared, range: BlockRange) -> Self {
+    fn of(shared: &Shared, range: BlockRange, behind: Option<Place>) -> Self {
         if let Some(blocks) = shared.follow.all_of(range) {
             return Self::Here(blocks.into());
         }
-        Self::Asked(Request {
+        let request = Request {
             start_block_num: i64::try_from(range.start()).unwrap_or(i64::MAX),
-            cursor: shared.cursors.take(range.start()).unwrap_or_default(),
+            cursor: behind.map(|place| place.cursor.into()).unwrap_or_default(),
             stop_block_num: range.end(),
             // Of blocks that cannot be undone the endpoint need not tell when they are.
             final_blocks_only: shared.follow.final_num().is_some_and(|number| range.end() <= number),
             transforms: vec![],
-        })
+        };
+        Self::Asked(Asked { request: Box::new(request), was_refused: None, is_new: true })
     }
 
-    /// The next step. An endpoint that ends before the range is at its end may go on when it is asked again.
+    /// The next step. A cursor may be one that the endpoint does not know, or has been given by another one:
+    /// what fails before anything has come is asked for by its number.
     async fn next(&mut self, shared: &Shared, expected: BlockNum) -> Result<Step, SourceError> {
         loop {
-            match self {
-                Self::Here(blocks) => {
-                    let block = blocks.pop_front().map(Step::New);
-                    return block.ok_or_else(|| ended(shared, expected));
-                }
-                Self::Asked(request) => {
-                    let turn = shared.throttle.limiter().turn().await;
-                    match shared.client.stream(request.clone()).await {
-                        Ok(stream) => *self = Self::Open { stream: Box::new(stream), _turn: turn },
-                        Err(error) => return Err(without_cursor(shared, request, error)),
+            let step = self.try_next(shared, expected).await;
+            let asked = match self {
+                Self::Asked(asked) | Self::Open { asked, .. } if asked.is_new => asked,
+                _ => return step,
+            };
+            match step {
+                Ok(step) => {
+                    asked.is_new = false;
+                    if let Some(why) = asked.was_refused.take() {
+                        let (provider, why) = (shared.client.provider(), why.with_causes());
+                        tracing::warn!(
+                            provider,
+                            why,
+                            "the stream could not go on from its cursor; it begins at block {expected}"
+                        );
                     }
+                    return Ok(step);
                 }
-                Self::Open { stream, .. } => {
-                    let step = shared.client.next(stream, expected).await?;
-                    return step.ok_or_else(|| ended(shared, expected));
+                Err(error) if !asked.request.cursor.is_empty() => {
+                    let mut request = std::mem::take(&mut asked.request);
+                    request.cursor.clear();
+                    *self = Self::Asked(Asked { request, was_refused: Some(error), is_new: true });
                 }
+                Err(error) => return Err(error),
             }
         }
     }
-}
 
-fn ended(shared: &Shared, expected: BlockNum) -> SourceError {
-    shared.client.unavailable(format!("the stream has ended before block {expected}"))
-}
-
-/// A cursor that is refused is not used again: asked again, it begins at the number.
-fn without_cursor(shared: &Shared, request: &Request, error: SourceError) -> SourceError {
-    match error {
-        SourceError::Refused { why, .. } if !request.cursor.is_empty() => shared
-            .client
-            .unavailable(format!("the cursor of a block was refused, and is not used again: {why}")),
-        error => error,
+    /// As [`Self::next`], without a second try. An endpoint that ends before the range is at its end may go on
+    /// when it is asked again.
+    async fn try_next(&mut self, shared: &Shared, expected: BlockNum) -> Result<Step, SourceError> {
+        if let Self::Asked(asked) = self {
+            let turn = shared.client.limiter().turn().await;
+            let stream = shared.client.stream(&asked.request).await?;
+            let Asked { request, was_refused, is_new } = asked;
+            let asked =
+                Asked { request: std::mem::take(request), was_refused: was_refused.take(), is_new: *is_new };
+            *self = Self::Open { stream: Box::new(stream), asked, _turn: turn };
+        }
+        let step = match self {
+            Self::Here(blocks) => blocks.pop_front().map(Step::New),
+            Self::Asked(_) => None,
+            Self::Open { stream, asked, .. } => match shared.client.next(stream, expected).await? {
+                Some(Step::New(block)) if asked.is_new && block.link.number > expected => {
+                    return Err(missing(shared, expected));
+                }
+                step => step,
+            },
+        };
+        step.ok_or_else(|| shared.client.unavailable(format!("the stream has ended before block {expected}")))
     }
+}
+
+fn missing(shared: &Shared, block: BlockNum) -> SourceError {
+    SourceError::Missing { provider: shared.client.provider().to_owned(), block, what: "the block" }
 }

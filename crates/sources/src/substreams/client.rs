@@ -93,12 +93,15 @@ impl Client {
             From::BelowHead(count) => request.start_block_num = -i64::from(count),
             From::Cursor(cursor) => request.start_cursor = cursor,
         }
-        let mut client = StreamClient::new(self.grpc.service())
-            .accept_compressed(CompressionEncoding::Gzip)
-            .send_compressed(CompressionEncoding::Gzip)
-            .max_decoding_message_size(self.grpc.max_message_bytes)
-            .max_encoding_message_size(super::MAX_PACKAGE_BYTES);
-        let answer = self.grpc.answer("the module's output", client.blocks(request)).await?;
+        let call = async || {
+            let mut client = StreamClient::new(self.grpc.service())
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(self.grpc.max_message_bytes)
+                .max_encoding_message_size(super::MAX_PACKAGE_BYTES);
+            client.blocks(request.clone()).await
+        };
+        let answer = self.grpc.call("the module's output", call).await?;
         Ok(Stream {
             grpc: self.grpc.clone(),
             module: self.module.clone(),
@@ -123,7 +126,7 @@ impl Stream {
     /// endpoint says goes to the log.
     pub async fn next(&mut self) -> Result<Option<Said>, SourceError> {
         loop {
-            let next = self.grpc.answer("the module's output", self.responses.message()).await?;
+            let next = self.grpc.next("the module's output", self.responses.message()).await?;
             let Some(response) = next else { return Ok(None) };
             if let Some(said) = self.read(response)? {
                 return Ok(Some(said));

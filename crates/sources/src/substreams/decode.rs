@@ -145,7 +145,7 @@ impl Decoder {
             .collect::<Result<_, ArrowError>>()
             .map_err(|error| (outputs.len(), Unfit { table: None, misfit: Misfit::new(error) }))?;
         let blocks = outputs.iter().map(|output| output.block).collect();
-        Ok(BlockRows { range, blocks, tables, source_bytes })
+        Ok(BlockRows { range, blocks, tables, source_bytes, cursor: None })
     }
 
     fn start(&self) -> Vec<Building> {

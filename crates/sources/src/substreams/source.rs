@@ -1,9 +1,6 @@
 //! A module at an endpoint as a source of blocks.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -19,11 +16,8 @@ use super::{
 use crate::{
     error::SourceError,
     grpc::{Grpc, GrpcConfig},
-    source::{BlockRows, BlockSource, Decoded, Head},
+    source::{BlockRows, BlockSource, Decoded, Head, Place},
 };
-
-/// How many places in streams are remembered, to go on from.
-const MAX_CURSORS: usize = 64;
 
 /// A module's output for a block is far smaller; what is larger is refused by the connection.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -58,7 +52,6 @@ pub(crate) struct Module {
     pub client: Arc<Client>,
     pub head: HeadWatch,
     decoder: Arc<Decoder>,
-    cursors: Mutex<VecDeque<(BlockId, String)>>,
 }
 
 impl Substreams {
@@ -96,12 +89,7 @@ impl Substreams {
             modules: modules.map_err(|error| refused(error.to_string()))?.into(),
             initial_block: package.initial_block(found, &config.network),
         });
-        let module = Module {
-            head: HeadWatch::new(client.clone()),
-            client,
-            decoder: Arc::new(decoder),
-            cursors: Mutex::default(),
-        };
+        let module = Module { head: HeadWatch::new(client.clone()), client, decoder: Arc::new(decoder) };
         Ok(Self { module: Arc::new(module) })
     }
 }
@@ -139,10 +127,18 @@ impl BlockSource for Substreams {
         self.module.head.moved().await;
     }
 
+    fn has_cursors(&self) -> bool {
+        true
+    }
+
     /// Blocks of which the endpoint sends nothing count as skipped. A parent's hash is that of the block
     /// before: outputs do not name it.
-    fn blocks(&self, range: BlockRange) -> BoxStream<'static, Result<BlockRows, SourceError>> {
-        stream::blocks(self.module.clone(), range)
+    fn blocks_behind(
+        &self,
+        range: BlockRange,
+        behind: Option<Place>,
+    ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
+        stream::blocks(self.module.clone(), range, behind)
     }
 }
 
@@ -155,29 +151,5 @@ impl Module {
             let error = self.client.grpc.unavailable(format!("decoding was broken off: {error}"));
             Decoded { rows: None, error: Some(error) }
         })
-    }
-
-    /// The place behind the block before `number`, if a stream has been there.
-    pub fn cursor_before(&self, number: BlockNum) -> Option<(BlockId, String)> {
-        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        cursors.iter().rev().find(|(block, _)| block.number.checked_add(1) == Some(number)).cloned()
-    }
-
-    pub fn remember(&self, block: BlockId, cursor: String) {
-        if cursor.is_empty() {
-            return;
-        }
-        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        cursors.retain(|(known, _)| known.number != block.number);
-        cursors.push_back((block, cursor));
-        if cursors.len() > MAX_CURSORS {
-            cursors.pop_front();
-        }
-    }
-
-    /// Forgets the places in blocks that were undone.
-    pub fn forget_above(&self, number: BlockNum) {
-        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        cursors.retain(|(block, _)| block.number <= number);
     }
 }

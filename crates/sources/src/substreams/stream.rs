@@ -6,14 +6,17 @@ use futures::{
     FutureExt,
     stream::{self, BoxStream, StreamExt},
 };
-use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, block::BlockLink};
+use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, SourceCursor, block::BlockLink};
 
 use super::{
     client::{Arrived, From, Said, Stream},
     decode::ModuleOutput,
     source::Module,
 };
-use crate::{error::SourceError, source::BlockRows};
+use crate::{
+    error::SourceError,
+    source::{BlockRows, Place},
+};
 
 /// With so many blocks or bytes a group is decoded, though more may be there.
 const GROUP_BLOCKS: usize = 256;
@@ -26,8 +29,9 @@ const LOOKBACK: [BlockNum; 5] = [1, 32, 1024, 32_768, BlockNum::MAX];
 pub(crate) fn blocks(
     module: Arc<Module>,
     range: BlockRange,
+    behind: Option<Place>,
 ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
-    let running = Running { module, left: Some(range), state: None, error: None };
+    let running = Running { module, left: Some(range), behind, state: None, error: None };
     stream::unfold(running, |mut running| async { running.next().await.map(|item| (item, running)) }).boxed()
 }
 
@@ -35,6 +39,8 @@ struct Running {
     module: Arc<Module>,
     /// The numbers still to come; `None` once the stream is over.
     left: Option<BlockRange>,
+    /// The place before the first of them, where it is known; taken when the stream begins.
+    behind: Option<Place>,
     state: Option<State>,
     /// The error behind the rows given last.
     error: Option<SourceError>,
@@ -46,6 +52,8 @@ struct State {
     previous: Option<BlockId>,
     /// The last block that was given on, if there was one.
     given: Option<BlockId>,
+    /// What came with it.
+    cursor: Option<SourceCursor>,
     /// Blocks that have come and were not decoded yet, with those before them.
     waiting: VecDeque<(Arrived, Option<BlockId>)>,
     /// Whether the endpoint has said all.
@@ -80,12 +88,12 @@ impl Running {
             return rows.ok_or_else(|| module.client.grpc.unavailable("decoding failed".into()));
         }
         if self.state.is_none() {
-            self.state = Some(State::begin(&module, left).await?);
+            self.state = Some(State::begin(&module, left, self.behind.take()).await?);
         }
         let Some(state) = &mut self.state else {
             return Err(module.client.grpc.unavailable("the stream was lost".into()));
         };
-        state.fill(&module, left).await?;
+        state.fill(left).await?;
         let group: Vec<_> = state.waiting.drain(..).collect();
         let (range, bytes) = match group.last() {
             None => {
@@ -105,11 +113,14 @@ impl Running {
         let decoded = module.decode(range, outputs, bytes).await;
         if let (Some((last, _)), None) = (group.last(), &decoded.error) {
             state.given = Some(last.id);
-            module.remember(last.id, last.cursor.clone());
+            state.cursor = SourceCursor::new(last.cursor.clone());
         }
+        // Numbers behind the last block that were skipped do not change where the stream goes on; before a
+        // bad block it is another one's.
+        let cursor = state.cursor.clone().filter(|_| decoded.error.is_none());
         self.error = decoded.error;
         match decoded.rows {
-            Some(rows) => Ok(with_stand_in(rows, before)),
+            Some(rows) => Ok(with_stand_in(BlockRows { cursor, ..rows }, before)),
             None => Err(self.error.take().unwrap_or_else(|| {
                 module.client.grpc.unavailable("the module's output: there was nothing to decode".into())
             })),
@@ -118,36 +129,56 @@ impl Running {
 }
 
 impl State {
-    /// Begins behind the last block that was given, where that is the one before the range and still stands;
-    /// else at the range's first block.
-    async fn begin(module: &Module, range: BlockRange) -> Result<Self, SourceError> {
-        let stop = Some(range.end().saturating_add(1));
-        let client = &module.client;
-        if let Some((before, cursor)) = module.cursor_before(range.start()) {
-            let mut stream = client.open(From::Cursor(cursor), stop).await?;
-            match stream.next().await? {
-                Some(Said::Block(block)) => {
-                    let mut state = Self::new(stream, Some(before));
-                    state.take(block, range)?;
-                    return Ok(state);
-                }
-                None => return Ok(Self { ended: true, ..Self::new(stream, Some(before)) }),
-                // It was undone in the meantime: from here on it is as if it had never been.
-                Some(Said::Undo(last)) => module.forget_above(last.number),
-            }
-        }
-        let first = range.start().max(client.initial_block);
+    /// Begins behind the place before the range, where that is known and still stands; else at the range's
+    /// first block. A cursor may be one that the endpoint does not know, or has been given by another one.
+    async fn begin(module: &Module, range: BlockRange, behind: Option<Place>) -> Result<Self, SourceError> {
+        let refused = match behind {
+            Some(place) => match Self::begin_behind(module, range, place).await {
+                Ok(Some(state)) => return Ok(state),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            },
+            None => None,
+        };
+        let first = range.start().max(module.client.initial_block);
         let previous = last_before(module, first).await?;
-        let stream = client.open(From::Block(first), stop).await?;
+        let stream = module.client.open(From::Block(first), stop_of(range)).await?;
+        if let Some(error) = refused {
+            let (provider, why) = (module.client.grpc.provider(), error.with_causes());
+            tracing::warn!(
+                provider,
+                why,
+                "the stream could not go on from its cursor; it begins at block {first}"
+            );
+        }
         Ok(Self::new(stream, previous))
     }
 
+    /// `None` where the place was undone in the meantime: from here on it is as if it had never been.
+    async fn begin_behind(
+        module: &Module,
+        range: BlockRange,
+        place: Place,
+    ) -> Result<Option<Self>, SourceError> {
+        let Place { block, cursor } = place;
+        let mut stream = module.client.open(From::Cursor(cursor.clone().into()), stop_of(range)).await?;
+        let said = stream.next().await?;
+        let mut state = Self { cursor: Some(cursor), ..Self::new(stream, Some(block)) };
+        match said {
+            Some(Said::Block(block)) => state.take(block, range)?,
+            Some(Said::Undo(_)) => return Ok(None),
+            None => state.ended = true,
+        }
+        Ok(Some(state))
+    }
+
     fn new(stream: Stream, previous: Option<BlockId>) -> Self {
-        Self { stream, previous, given: None, waiting: VecDeque::new(), ended: false, failed: None }
+        let waiting = VecDeque::new();
+        Self { stream, previous, given: None, cursor: None, waiting, ended: false, failed: None }
     }
 
     /// Waits for a block, and takes those that are there already, up to a group.
-    async fn fill(&mut self, module: &Module, range: BlockRange) -> Result<(), SourceError> {
+    async fn fill(&mut self, range: BlockRange) -> Result<(), SourceError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -167,7 +198,7 @@ impl State {
                     bytes += block.output.len();
                     self.take(block, range)?;
                 }
-                Ok(Some(Said::Undo(last))) => self.undo(module, last)?,
+                Ok(Some(Said::Undo(last))) => self.undo(last)?,
                 Ok(None) => self.ended = true,
                 // What has come before is good.
                 Err(error) if !self.waiting.is_empty() => {
@@ -198,8 +229,7 @@ impl State {
     }
 
     /// What waits is dropped; what was given on already no longer stands, which is an error.
-    fn undo(&mut self, module: &Module, last: BlockId) -> Result<(), SourceError> {
-        module.forget_above(last.number);
+    fn undo(&mut self, last: BlockId) -> Result<(), SourceError> {
         while self.waiting.back().is_some_and(|(block, _)| block.id.number > last.number) {
             if let Some((_, before)) = self.waiting.pop_back() {
                 self.previous = before;
@@ -251,6 +281,11 @@ fn with_stand_in(mut rows: BlockRows, before: Option<BlockId>) -> BlockRows {
         rows.tables.iter_mut().for_each(|table| table.ends.push(0));
     }
     rows
+}
+
+/// Where the endpoint ends: the first block that is not wanted.
+fn stop_of(range: BlockRange) -> Option<BlockNum> {
+    Some(range.end().saturating_add(1))
 }
 
 /// The last block before `first`; `None` where the module begins there, or the chain.

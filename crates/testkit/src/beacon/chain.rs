@@ -1,6 +1,6 @@
 //! Beacon chains: blocks at slots, linked by the roots of their headers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -113,6 +113,15 @@ impl BeaconChain {
         let mut chain = Self::default();
         chain.extend(0..=head, skipped, 0);
         chain
+    }
+
+    /// [`BeaconChain::recorded`] of a file, decompressed if its name ends with `.zst`.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let mut bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        if path.extension().is_some_and(|extension| extension == "zst") {
+            bytes = zstd::decode_all(&bytes[..])?;
+        }
+        Self::recorded(std::str::from_utf8(&bytes)?).with_context(|| format!("read {}", path.display()))
     }
 
     /// A chain as it was recorded: a line `{"spec", "genesis"}`, then a line `{"header", "block"}` for the

@@ -30,6 +30,8 @@ pub enum BeaconFault {
     Truncated,
     /// It is not there.
     NotFound,
+    /// There is no answer.
+    Silence,
     /// A page of a proxy.
     Page,
     /// The header has another root than its own.
@@ -119,6 +121,11 @@ impl BeaconNode {
         self.shared.state().planned.push_back(Planned { within: within.to_owned(), fault, times });
     }
 
+    /// From now on nothing goes wrong that was to.
+    pub fn heal(&self) {
+        self.shared.state().planned.clear();
+    }
+
     /// From now on the node has no stream of events.
     pub fn without_events(&self) {
         self.shared.state().has_events = false;
@@ -161,17 +168,21 @@ impl Serving {
 
 async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     let path = uri.path_and_query().map_or("", |path| path.as_str()).trim_start_matches('/').to_owned();
-    let mut state = shared.state();
-    state.asked.push(path.clone());
-    let fault = state.fault(&path);
+    let (answer, fault, has_events) = {
+        let mut state = shared.state();
+        state.asked.push(path.clone());
+        (plain_answer(&state.chain, &path), state.fault(&path), state.has_events)
+    };
     if path.starts_with("eth/v1/events") {
-        return match fault {
-            None if state.has_events => events(&shared, &path),
-            _ => not_found("Route not found"),
+        return if fault.is_none() && has_events {
+            events(&shared, &path)
+        } else {
+            not_found("Route not found")
         };
     }
-    let answer = plain_answer(&state.chain, &path);
-    drop(state);
+    if fault == Some(BeaconFault::Silence) {
+        std::future::pending::<()>().await;
+    }
     spoil(answer, fault)
 }
 

@@ -1,5 +1,5 @@
-//! The test kit's counterparts for scripts: a replay node, an anvil, a Substreams endpoint, a database, a recorder, a writer of chains, and a
-//! measure of JSON parsers.
+//! The test kit's counterparts for scripts: a replay node, a beacon node, an anvil, a Substreams endpoint, a
+//! database, a recorder, a writer of chains, and a measure of JSON parsers.
 //!
 //! The recorded chain for demonstrations (`assets/demo-chain.jsonl.zst`) is made again with
 //!
@@ -15,6 +15,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nozzle_testkit::{
     anvil::{Anvil, AnvilOptions},
+    beacon::{BeaconChain, BeaconNode},
     chain::ChainBuilder,
     parse,
     postgres::Postgres,
@@ -40,6 +41,9 @@ enum Command {
     /// Serves a recorded or generated chain as JSON-RPC. Prints its URL when it is ready; ends on
     /// SIGTERM or when its standard input is closed.
     Replay(ReplayArguments),
+    /// Serves a recorded or generated beacon chain as the Beacon API. Prints its URL when it is ready; ends as
+    /// a replay does.
+    Beacon(BeaconArguments),
     /// Runs an anvil that mines by the clock. Prints the URL of its JSON-RPC when it is ready; ends as
     /// a replay does.
     Anvil(AnvilArguments),
@@ -92,6 +96,17 @@ struct ReplayArguments {
     /// Stay when the standard input is closed.
     #[arg(long)]
     ignore_stdin: bool,
+}
+
+#[derive(Args)]
+struct BeaconArguments {
+    /// A recorded chain: a line {"spec":…,"genesis":…}, then lines of {"header":…,"block":…}; `.zst` is
+    /// decompressed.
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Of a generated chain: the last slot. Every seventh is skipped.
+    #[arg(long, default_value_t = 100, conflicts_with = "file")]
+    head: u64,
 }
 
 #[derive(Args)]
@@ -196,6 +211,7 @@ impl FromStr for Like {
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Replay(arguments) => replay(arguments).await,
+        Command::Beacon(arguments) => beacon(arguments).await,
         Command::Anvil(arguments) => anvil(arguments).await,
         Command::Postgres => postgres().await,
         Command::Substreams(arguments) => substreams(arguments).await,
@@ -222,6 +238,21 @@ async fn replay(arguments: ReplayArguments) -> anyhow::Result<()> {
     } else {
         until_unwanted(terminated).await;
     }
+    Ok(())
+}
+
+async fn beacon(arguments: BeaconArguments) -> anyhow::Result<()> {
+    let terminated = signal(SignalKind::terminate())?;
+    let chain = match arguments.file {
+        Some(file) => BeaconChain::load(&file)?,
+        None => {
+            let skipped: Vec<u64> = (1..arguments.head).filter(|slot| slot % 7 == 0).collect();
+            BeaconChain::build(arguments.head, &skipped)
+        }
+    };
+    let node = BeaconNode::start(chain)?;
+    println!("{}", node.url());
+    until_unwanted(terminated).await;
     Ok(())
 }
 

@@ -44,11 +44,15 @@ impl Served {
     }
 }
 
+/// So many blocks at most are undone for whoever goes on from a cursor.
+const MOST_UNDONE: u64 = 12;
+
 /// The chain, and all cursors that were given.
 #[derive(Debug)]
 pub struct Chain {
     blocks: Vec<Served>,
-    cursors: HashMap<String, Served>,
+    /// The blocks that whoever has the cursor holds, as far down as they may be undone.
+    cursors: HashMap<String, Vec<Served>>,
     rng: Rng,
 }
 
@@ -75,9 +79,9 @@ impl Chain {
         self.blocks.iter().find(|block| block.number == number)
     }
 
-    /// The block that a cursor came with.
-    pub fn of_cursor(&self, cursor: &str) -> Option<&Served> {
-        self.cursors.get(cursor)
+    /// The blocks up to the one that a cursor came with, as far down as they may be undone.
+    pub fn of_cursor(&self, cursor: &str) -> Option<&[Served]> {
+        self.cursors.get(cursor).map(Vec::as_slice)
     }
 
     /// Forgets all cursors, as an endpoint that was set up anew.
@@ -89,11 +93,10 @@ impl Chain {
     pub fn message(&mut self, block: &Served, step: ForkStep) -> Response {
         let cursor = format!("{:016x}{:016x}==", self.rng.next_u64(), self.rng.next_u64());
         // Behind a block that is undone is its parent.
-        let place =
-            if step == ForkStep::StepUndo { self.at(block.number.wrapping_sub(1)) } else { Some(block) };
-        if let Some(place) = place.cloned() {
-            self.cursors.insert(cursor.clone(), place);
-        }
+        let held = block.number + u64::from(step != ForkStep::StepUndo);
+        let held =
+            self.blocks.iter().filter(|other| other.number < held && other.number + MOST_UNDONE >= held);
+        self.cursors.insert(cursor.clone(), held.cloned().collect());
         Response { block: Some(block.any()), step: step.into(), cursor, metadata: Some(block.metadata()) }
     }
 }
@@ -121,9 +124,9 @@ pub enum Next {
 
 impl Place {
     /// A stream that begins at a block, or behind `sent`.
-    pub fn new(next: u64, sent: Option<Served>, stop: u64, only_final: bool) -> Self {
-        let next = sent.as_ref().map_or(next, |sent| sent.number + 1);
-        Self { sent: sent.into_iter().collect(), next, stop: (stop > 0).then_some(stop), only_final }
+    pub fn new(next: u64, sent: Vec<Served>, stop: u64, only_final: bool) -> Self {
+        let next = sent.last().map_or(next, |sent| sent.number + 1);
+        Self { sent, next, stop: (stop > 0).then_some(stop), only_final }
     }
 
     /// Steps on.

@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use futures::{Stream, stream};
@@ -12,14 +15,14 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::{
     Request, Response, Status,
     codec::CompressionEncoding,
-    transport::{Server, server::TcpIncoming},
+    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
 use super::{
     chain::{Chain, Next, Place, Served},
     pb::sf::firehose::v2::{
-        InfoRequest, InfoResponse, Request as BlocksRequest, Response as Message, SingleBlockRequest,
-        SingleBlockResponse,
+        ForkStep, InfoRequest, InfoResponse, Request as BlocksRequest, Response as Message,
+        SingleBlockRequest, SingleBlockResponse,
         endpoint_info_server::{EndpointInfo, EndpointInfoServer},
         fetch_server::{Fetch, FetchServer},
         single_block_request::Reference,
@@ -43,6 +46,14 @@ pub struct Options {
     pub disconnects: u64,
     /// In a hundred messages, how many come again, at once or later.
     pub repeats: u64,
+    /// In a hundred messages, how many come later than they should.
+    pub late: u64,
+    /// In a hundred messages, how many never come.
+    pub losses: u64,
+    /// In a hundred messages, how many have a block that is cut off.
+    pub damages: u64,
+    /// Certificate and key, both PEM, of `localhost`; absent: plaintext.
+    pub identity: Option<(String, String)>,
     /// What is left to chance depends on it.
     pub seed: u64,
 }
@@ -55,6 +66,14 @@ struct Shared {
     /// The chain has moved.
     moved: watch::Sender<()>,
     requests: Mutex<Vec<BlocksRequest>>,
+    /// What becomes of the chain once a stream goes on from a cursor.
+    at_cursor: Mutex<Option<Vec<Served>>>,
+    /// Blocks that streams were told to be undone.
+    undone: Mutex<Vec<u64>>,
+    /// Messages that were sent.
+    sent: AtomicU64,
+    /// Whether nothing is left to chance any more.
+    is_calm: AtomicBool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,10 +105,19 @@ impl FirehoseServer {
             options,
             moved: watch::Sender::new(()),
             requests: Mutex::default(),
+            at_cursor: Mutex::default(),
+            undone: Mutex::default(),
+            sent: AtomicU64::new(0),
+            is_calm: AtomicBool::new(false),
         });
         let endpoint = || Endpoint(Arc::clone(&shared));
         let gzip = CompressionEncoding::Gzip;
-        let server = Server::builder()
+        let mut server = Server::builder();
+        if let Some((certificate, key)) = &shared.options.identity {
+            let identity = Identity::from_pem(certificate, key);
+            server = server.tls_config(ServerTlsConfig::new().identity(identity))?;
+        }
+        let server = server
             .add_service(StreamServer::new(endpoint()).send_compressed(gzip).accept_compressed(gzip))
             .add_service(FetchServer::new(endpoint()).send_compressed(gzip).accept_compressed(gzip))
             .add_service(EndpointInfoServer::new(endpoint()).send_compressed(gzip).accept_compressed(gzip))
@@ -100,13 +128,41 @@ impl FirehoseServer {
 
     /// The address.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        match self.shared.options.identity {
+            Some(_) => format!("https://localhost:{}", self.address.port()),
+            None => format!("http://{}", self.address),
+        }
     }
 
     /// Puts blocks at the end of the chain; those of the same numbers and above are undone.
     pub fn push(&self, blocks: Vec<Served>) {
         locked(&self.shared.chain).push(blocks);
         self.shared.moved.send_replace(());
+    }
+
+    /// As [`Self::push`], as soon as somebody goes on from a cursor.
+    pub fn push_at_cursor(&self, blocks: Vec<Served>) {
+        *locked(&self.shared.at_cursor) = Some(blocks);
+    }
+
+    /// The numbers of the blocks that streams were told to be undone so far.
+    pub fn undone(&self) -> Vec<u64> {
+        locked(&self.shared.undone).clone()
+    }
+
+    /// How many messages were sent so far.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
+    }
+
+    /// From now on all that is sent is as it should be.
+    pub fn calm(&self) {
+        self.shared.is_calm.store(true, Ordering::Relaxed);
+    }
+
+    /// The number of the block behind which a cursor goes on.
+    pub fn place_of(&self, cursor: &str) -> Option<u64> {
+        locked(&self.shared.chain).of_cursor(cursor)?.last().map(|block| block.number)
     }
 
     /// Forgets all cursors.
@@ -147,12 +203,17 @@ impl Blocks for Endpoint {
         let request = request.into_inner();
         locked(&self.0.requests).push(request.clone());
         let place = {
-            let chain = locked(&self.0.chain);
+            let mut chain = locked(&self.0.chain);
             let sent = match request.cursor.as_str() {
-                "" => None,
+                "" => vec![],
                 cursor => {
-                    let known = chain.of_cursor(cursor).cloned();
-                    Some(known.ok_or_else(|| Status::invalid_argument("invalid cursor"))?)
+                    let known = chain.of_cursor(cursor).map(<[Served]>::to_vec);
+                    let known = known.ok_or_else(|| Status::invalid_argument("invalid cursor"))?;
+                    if let Some(blocks) = locked(&self.0.at_cursor).take() {
+                        chain.push(blocks);
+                        self.0.moved.send_replace(());
+                    }
+                    known
                 }
             };
             let head = chain.head().map_or(0, |head| head.number);
@@ -164,7 +225,7 @@ impl Blocks for Endpoint {
             shared: Arc::clone(&self.0),
             moved: self.0.moved.subscribe(),
             place,
-            again: VecDeque::new(),
+            held: VecDeque::new(),
             is_cut: false,
         };
         let messages =
@@ -178,39 +239,70 @@ struct Sending {
     shared: Arc<Shared>,
     moved: watch::Receiver<()>,
     place: Place,
-    /// Messages that come again.
-    again: VecDeque<Message>,
+    /// Messages that come again, or later.
+    held: VecDeque<Message>,
     is_cut: bool,
 }
 
 impl Sending {
     fn chance(&self, in_a_hundred: u64) -> bool {
-        in_a_hundred > 0 && locked(&self.shared.rng).next_u64() % 100 < in_a_hundred
+        let is_calm = self.shared.is_calm.load(Ordering::Relaxed);
+        in_a_hundred > 0 && !is_calm && locked(&self.shared.rng).next_u64() % 100 < in_a_hundred
     }
 
     async fn next(&mut self) -> Option<Result<Message, Status>> {
         if self.is_cut {
             return if self.chance(50) { Some(Err(Status::unavailable("going away"))) } else { None };
         }
+        let message = self.message().await?;
+        self.is_cut = self.chance(self.shared.options.disconnects);
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
+        Some(Ok(message))
+    }
+
+    async fn message(&mut self) -> Option<Message> {
         if self.chance(50)
-            && let Some(again) = self.again.pop_front()
+            && let Some(held) = self.held.pop_front()
         {
-            return Some(Ok(again));
+            return Some(held);
         }
         loop {
             let step = self.place.step(&mut locked(&self.shared.chain));
-            match step {
-                Next::Message(message) => {
-                    if self.chance(self.shared.options.repeats) && message.step != 2 {
-                        self.again.push_back((*message).clone());
+            // What is late comes before the end, and before nothing comes.
+            match (step, self.held.pop_front()) {
+                (Next::Message(message), held) => {
+                    self.held.extend(held);
+                    if let Some(message) = self.by_chance(*message) {
+                        return Some(message);
                     }
-                    self.is_cut = self.chance(self.shared.options.disconnects);
-                    return Some(Ok(*message));
                 }
-                Next::End => return None,
-                Next::Wait => self.moved.changed().await.ok()?,
+                (_, Some(held)) => return Some(held),
+                (Next::End, None) => return None,
+                (Next::Wait, None) => self.moved.changed().await.ok()?,
             }
         }
+    }
+
+    /// What becomes of a message; `None` where it does not come, or later.
+    fn by_chance(&mut self, mut message: Message) -> Option<Message> {
+        let options = self.shared.options.clone();
+        if message.step == i32::from(ForkStep::StepUndo) {
+            locked(&self.shared.undone).extend(message.metadata.as_ref().map(|block| block.num));
+        }
+        if self.chance(options.losses) {
+            return None;
+        }
+        if self.chance(options.repeats) {
+            self.held.push_back(message.clone());
+        }
+        if self.chance(options.late) {
+            self.held.push_back(message);
+            return None;
+        }
+        if let Some(block) = message.block.as_mut().filter(|_| self.chance(options.damages)) {
+            block.value.pop();
+        }
+        Some(message)
     }
 }
 

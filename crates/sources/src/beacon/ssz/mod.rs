@@ -84,6 +84,18 @@ impl Type {
         }
     }
 
+    /// Whether a JSON value is one of this type, as far as that can be told without what lies within it, and
+    /// without the sizes of lists.
+    pub fn is_like(&self, value: &LazyValue<'_>) -> bool {
+        match self {
+            Self::Number(size) => packed_number(value, *size).is_some(),
+            Self::Bytes(length) => bytes(value).is_ok_and(|bytes| bytes.len() == *length),
+            Self::ByteList(_) | Self::Bits(_) | Self::BitList(_) => bytes(value).is_ok(),
+            Self::Vector(..) | Self::List(..) => value.get_type() == JsonType::Array,
+            Self::Container(_) => value.get_type() == JsonType::Object,
+        }
+    }
+
     /// The size of a value of which several share a leaf.
     fn packed_size(&self) -> Option<usize> {
         if let Self::Number(size) = self { Some(*size) } else { None }

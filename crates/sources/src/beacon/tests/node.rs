@@ -102,18 +102,33 @@ async fn a_range_of_skipped_slots_is_the_block_before_them() {
     assert_eq!(source.block_id(41).await.unwrap(), None);
 }
 
+/// That the node's blocks begin with this slot.
+fn assert_begins_with(error: &SourceError, slot: u64) {
+    assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains(&format!("begin with slot {slot}, ")) && text.contains("`start_block`"), "{text}");
+}
+
 #[tokio::test]
 async fn slots_that_a_node_has_lost_are_not_skipped() {
     let chain = BeaconChain::build(40, &[]);
     let mut pruned = BeaconChain::default();
     chain.blocks().filter(|block| block.slot >= 20).for_each(|block| pruned.insert(block.clone()));
-    let node = BeaconNode::start(pruned).unwrap();
+    let node = BeaconNode::start(pruned.clone()).unwrap();
     let source = source(&node);
     for (start, end) in [(0, 30), (10, 19), (19, 20)] {
         let (numbers, error) = collect(&source, range(start, end)).await;
-        assert!(numbers.is_empty() && error.as_ref().unwrap().is_missing(), "{numbers:?} {error:?}");
+        assert!(numbers.is_empty(), "{numbers:?}");
+        assert_begins_with(&error.unwrap(), 20);
     }
-    assert!(source.block_id(19).await.unwrap_err().is_missing());
+    assert_begins_with(&source.block_id(19).await.unwrap_err(), 20);
+    // Where the block behind them is not final, they may still come.
+    let mut young = BeaconChain::default();
+    pruned.blocks().filter(|block| block.slot != 30).for_each(|block| young.insert(block.clone()));
+    young.finalized = Some(29);
+    node.set_chain(young);
+    let (_, error) = collect(&source, range(30, 31)).await;
+    assert!(error.as_ref().unwrap().is_missing(), "{error:?}");
     // It has them, but not yet at the slots that it is asked for.
     node.set_chain(chain);
     node.fail("headers/5", nozzle_testkit::beacon::BeaconFault::NotFound, 1);
@@ -121,6 +136,38 @@ async fn slots_that_a_node_has_lost_are_not_skipped() {
     let (_, error) = collect(&source, range(5, 9)).await;
     assert!(error.as_ref().unwrap().is_missing(), "{error:?}");
     assert_eq!(collect(&source, range(5, 9)).await.0, [5, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
+async fn a_node_that_has_lost_very_many_slots_is_not_asked_for_all_of_them() {
+    let mut chain = BeaconChain::default();
+    chain.extend(100_000..=100_040, &[100_003], 0);
+    let node = BeaconNode::start(chain).unwrap();
+    let source = source(&node);
+    let (_, error) = collect(&source, range(0, 100_040)).await;
+    assert_begins_with(&error.unwrap(), 100_000);
+    let asked = node.asked().len();
+    assert!(asked < 3000, "{asked} questions");
+}
+
+#[tokio::test]
+async fn a_long_gap_with_a_lonely_block_is_skipped_slots() {
+    let mut chain = BeaconChain::build(10, &[]);
+    chain.extend([1800], &[], 0);
+    chain.extend(3000..=3010, &[3001], 0);
+    let node = BeaconNode::start(chain.clone()).unwrap();
+    let source = source(&node);
+    let (numbers, error) = collect(&source, range(5, 3010)).await;
+    assert!(error.is_none(), "{error:?}");
+    let expected: Vec<u64> = chain.blocks().map(|block| block.slot).filter(|slot| *slot >= 5).collect();
+    assert_eq!(numbers, expected);
+    let asked = node.asked().len();
+    for (slot, before) in [(20, 10), (1799, 10), (1801, 1800), (2999, 1800)] {
+        let found = source.block_id(slot).await.unwrap().unwrap();
+        assert_eq!(found.hash, hash(&chain.at(before).unwrap().root), "{slot}");
+    }
+    let asked = node.asked().len() - asked;
+    assert!(asked < 1000, "{asked} questions");
 }
 
 #[tokio::test]
@@ -190,10 +237,15 @@ async fn a_reorg_is_found_by_the_links() {
 /// nothing, about the slots 0 to 100, from phase0 to capella.
 const RECORDED: &[u8] = include_bytes!("lodestar-1.5.1-slots-0-100.jsonl.zst");
 
+/// The chain of those answers.
+pub(super) fn recorded_chain() -> BeaconChain {
+    let text = String::from_utf8(zstd::decode_all(RECORDED).unwrap()).unwrap();
+    BeaconChain::recorded(&text).unwrap()
+}
+
 #[tokio::test]
 async fn a_recorded_chain_with_missed_slots_comes_whole() {
-    let text = String::from_utf8(zstd::decode_all(RECORDED).unwrap()).unwrap();
-    let chain = BeaconChain::recorded(&text).unwrap();
+    let chain = recorded_chain();
     let slots: Vec<u64> = chain.blocks().map(|block| block.slot).collect();
     assert!(slots.len() < 95 && slots[0] == 0, "some were missed: {slots:?}");
     let node = BeaconNode::start(chain.clone()).unwrap();

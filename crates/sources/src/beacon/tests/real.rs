@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Read, path::Path};
 
-use super::{cells, ssz::decode, *};
+use super::{cells, node::recorded_chain, ssz::decode, *};
 use crate::beacon::{
     forks::{Fork, Preset},
     ssz::{Type, U64},
@@ -48,7 +48,7 @@ fn header_of(message: &Value, signature: &Value, body: &Type) -> Value {
 /// A file, its fork, the roots of its block and body, and the number of rows of each table.
 type Known = (&'static str, &'static str, &'static str, &'static str, [usize; 9]);
 
-/// The roots are those that remerkleable 0.1.28, another implementation, computes.
+/// As remerkleable 0.1.28, another implementation, reads them: `second_reader.py files` prints this.
 const MAINNET: [Known; 9] = [
     (
         "geth-block_capella.json.zst",
@@ -190,13 +190,48 @@ fn recorded_answers_of_a_node_give_their_rows_and_roots() {
     }
 }
 
+/// Blocks with random contents and items of every kind, one of each fork, as remerkleable 0.1.28 writes and
+/// hashes them: `second_reader.py blocks 1`.
+const EVERY_FORK: &[u8] = include_bytes!("every-fork.jsonl.zst");
+
+/// A block of [`EVERY_FORK`], the header first.
+fn random_blocks() -> impl Iterator<Item = (Value, Value, Vec<usize>)> {
+    let text = String::from_utf8(zstd::decode_all(EVERY_FORK).unwrap()).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.into_iter().map(|mut line| {
+        let rows = serde_json::from_value(line["rows"].take()).unwrap();
+        (line["header"].take(), line["block"].take(), rows)
+    })
+}
+
+#[test]
+fn every_fork_gives_every_kind_of_item_and_its_roots() {
+    let chain = mainnet();
+    let mut versions = vec![];
+    for (header, block, expected) in random_blocks() {
+        let version = block["version"].as_str().unwrap().to_owned();
+        let rows = good(decoder(Verify::Full).decode(&[raw(&chain, &header, &block)]));
+        let slot = versions.len() as i64;
+        let counts = cells::check(&rows, &header, &block, 1_606_824_023_000_000 + slot * 12_000_000);
+        assert_eq!(counts, expected, "{version}");
+        versions.push(version);
+    }
+    assert_eq!(versions, ["phase0", "altair", "bellatrix", "capella", "deneb", "electra", "fulu"]);
+}
+
+/// A slot of the recorded chain that has a block of capella.
+const CAPELLA_SLOT: u64 = 26;
+
+/// The header and the block of a slot of the recorded chain.
+fn recorded(slot: u64) -> (Arc<Network>, Value, Value) {
+    let chain = recorded_chain();
+    let block = chain.at(slot).unwrap();
+    (network(&chain.network.spec), block.header.clone(), block.block.clone())
+}
+
 #[test]
 fn what_is_changed_on_its_way_is_found() {
-    let Some(folder) = data("beacon-lodestar-1.5.1-dev") else { return };
-    let spec = json_of(&folder.join("v1_config_spec.json"));
-    let chain = network(&spec["data"]);
-    let (header, block) =
-        (json_of(&folder.join("v1_beacon_headers_26.json")), json_of(&folder.join("v2_blocks_26.json")));
+    let (chain, header, block) = recorded(CAPELLA_SLOT);
     let zeros = json!(const_hex::encode_prefixed([0; 32]));
     let decode =
         |header: &Value, block: &Value, verify| decoder(verify).decode(&[raw(&chain, header, block)]);
@@ -211,7 +246,10 @@ fn what_is_changed_on_its_way_is_found() {
     let wrong_root = changed(&header, "/data/root", zeros.clone());
     good(decode(&wrong_root, &block, Verify::Links));
     let error = decode(&wrong_root, &block, Verify::Header).error.unwrap().to_string();
-    assert!(error.contains("bad block 26") && error.contains("not to its root"), "{error}");
+    assert!(
+        error.contains(&format!("bad block {CAPELLA_SLOT}")) && error.contains("not to its root"),
+        "{error}"
+    );
     let changed_body = changed(&block, "/data/message/body/graffiti", zeros.clone());
     good(decode(&header, &changed_body, Verify::Header));
     let error = decode(&header, &changed_body, Verify::Full).error.unwrap().to_string();
@@ -221,7 +259,7 @@ fn what_is_changed_on_its_way_is_found() {
     good(decode(&header, &other, Verify::None));
     assert!(decode(&header, &other, Verify::Links).error.unwrap().is_missing());
     for (pointer, value, words) in [
-        ("/data/message/slot", json!("27"), "its header is of the slot 26"),
+        ("/data/message/slot", json!("1"), "its header is of the slot"),
         ("/data/message/body/deposits", json!(null), "lacks `deposits`, which capella has"),
         ("/data/message/body/execution_payload", json!(null), "lacks `execution_payload`"),
         ("/data/message/body/graffiti", json!("0x00"), "32 bytes"),
@@ -234,18 +272,82 @@ fn what_is_changed_on_its_way_is_found() {
     }
 }
 
+/// A block of another fork than its own, with a changed body.
+fn of_newer_fork(block: &Value, change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Value {
+    let mut block = block.clone();
+    block["version"] = "heze".into();
+    change(block["data"]["message"]["body"].as_object_mut().unwrap());
+    block
+}
+
 #[test]
 fn a_fork_that_is_not_known_is_stored_as_far_as_it_is() {
-    let Some(folder) = data("beacon-lodestar-1.5.1-dev") else { return };
-    let chain = network(&json_of(&folder.join("v1_config_spec.json"))["data"]);
-    let header = json_of(&folder.join("v1_beacon_headers_26.json"));
-    let mut block = json_of(&folder.join("v2_blocks_26.json"));
-    block["version"] = "heze".into();
-    let body = block["data"]["message"]["body"].as_object_mut().unwrap();
-    body.remove("execution_payload");
-    body.remove("deposits");
-    body.insert("signed_execution_payload_bid".into(), json!({"message": {"value": "1"}}));
-    let rows = good(decoder(Verify::Full).decode(&[raw(&chain, &header, &block)]));
-    assert_eq!(cells::column(&rows.tables[0].batch, "version", 0), "heze");
-    assert_eq!(cells::column(&rows.tables[0].batch, "execution_block_hash", 0), Value::Null);
+    let (header, block, expected) = random_blocks().last().unwrap();
+    let decoded = |block: &Value| good(decoder(Verify::Full).decode(&[raw(&mainnet(), &header, block)]));
+    let counts =
+        |rows: &BlockRows| rows.tables.iter().map(|table| table.batch.num_rows()).collect::<Vec<_>>();
+    let cell = |rows: &BlockRows, table: usize, name: &str| cells::column(&rows.tables[table].batch, name, 0);
+    // More than there was.
+    let more = of_newer_fork(&block, |body| {
+        body.insert("signed_execution_payload_bid".into(), json!({"message": {"value": "1"}}));
+        body["attestations"][0]["data"]["more"] = json!([]);
+    });
+    let rows = decoded(&more);
+    assert_eq!(cells::check(&rows, &header, &more, 1_606_824_023_000_000 + 6 * 12_000_000), expected);
+    // Less than there was.
+    let rows = decoded(&of_newer_fork(&block, |body| {
+        for name in ["execution_payload", "deposits", "eth1_data", "sync_aggregate"] {
+            body.remove(name);
+        }
+        body["attestations"][0]["data"].as_object_mut().unwrap().remove("index");
+    }));
+    let mut fewer = expected.clone();
+    (fewer[2], fewer[3]) = (0, 0);
+    assert_eq!(counts(&rows), fewer, "no other row is lost");
+    assert_eq!(cell(&rows, 0, "version"), "heze");
+    for name in ["execution_block_hash", "execution_block_number", "sync_committee_bits"] {
+        assert_eq!(cell(&rows, 0, name), Value::Null, "{name}");
+    }
+    assert_eq!(cell(&rows, 0, "eth1_data_deposit_count"), "0");
+    assert_eq!(cell(&rows, 1, "index"), "0");
+    let body = &block["data"]["message"]["body"];
+    assert_eq!(cell(&rows, 0, "randao_reveal"), body["randao_reveal"]);
+    assert_eq!(cell(&rows, 1, "signature"), body["attestations"][0]["signature"]);
+    // Not what it was, wherever it is.
+    for other in [json!(null), json!(1), json!("0x01"), json!([[1]]), json!({"a": {}}), json!([{}, null])] {
+        let names: Vec<String> = body.as_object().unwrap().keys().cloned().collect();
+        for name in names {
+            let rows = decoded(&of_newer_fork(&block, |body| body[&name] = other.clone()));
+            assert_eq!(counts(&rows)[0], 1, "{name}: {other}");
+        }
+    }
+}
+
+#[test]
+fn the_fields_that_a_newer_fork_lacks_are_named() {
+    let newest = mainnet().body(Fork::NEWEST);
+    let (_, mut block, _) = random_blocks().last().unwrap();
+    let mut body = block["data"]["message"]["body"].take();
+    let other = |body: &Value| {
+        let text = body.to_string();
+        let read = crate::beacon::newer::read(&sonic_rs::from_str(&text).unwrap(), &newest).unwrap();
+        read.other.into_iter().collect::<Vec<_>>()
+    };
+    assert!(other(&body).is_empty());
+    let payload = body["execution_payload"].as_object_mut().unwrap();
+    // What is not stored is not missed.
+    payload.remove("transactions");
+    payload.remove("block_number");
+    body["graffiti"] = json!("0x01");
+    body["execution_requests"].as_object_mut().unwrap().remove("withdrawals");
+    for attestation in body["attestations"].as_array_mut().unwrap() {
+        attestation["data"]["source"] = json!("7");
+    }
+    let expected = [
+        "attestations.data.source",
+        "execution_payload.block_number",
+        "execution_requests.withdrawals",
+        "graffiti",
+    ];
+    assert_eq!(other(&body), expected);
 }

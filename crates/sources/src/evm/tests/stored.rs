@@ -12,7 +12,10 @@ use super::{
     sealed::{Sealed, before_byzantium, generated, of_all_types},
     *,
 };
-use crate::evm::stored::{Checked, StoredCheck};
+use crate::{
+    evm::stored::BlockCheck,
+    stored::{Checked, StoredCheck},
+};
 
 const DOCUMENTATION: &str = include_str!("../../../../../docs/datasets.md");
 
@@ -23,7 +26,7 @@ fn batches(rows: &BlockRows) -> Vec<RecordBatch> {
 }
 
 fn check(tables: Vec<TableDef>, level: Verify, range: BlockRange, rows: &[RecordBatch]) -> Checked {
-    StoredCheck::new(tables, level).unwrap().check(range, rows)
+    BlockCheck::new(tables, level).unwrap().check(range, rows)
 }
 
 /// Decodes blocks with these tables and checks the rows at every level.
@@ -104,7 +107,7 @@ fn fewer_columns_pass_the_levels_that_they_are_enough_for() {
     ];
     for (columns, missing, highest) in cases {
         let tables = select(columns);
-        let refused = StoredCheck::new(tables.clone(), Verify::Senders).unwrap_err();
+        let refused = BlockCheck::new(tables.clone(), Verify::Senders).unwrap_err();
         assert!(refused.missing.split(", ").any(|column| column == missing), "{refused}");
         assert_eq!(refused.highest, highest, "{refused}");
         if let Some(level) = highest {
@@ -113,7 +116,7 @@ fn fewer_columns_pass_the_levels_that_they_are_enough_for() {
     }
     let mut whole = tables();
     whole.truncate(1);
-    let refused = StoredCheck::new(whole.clone(), Verify::Full).unwrap_err().to_string();
+    let refused = BlockCheck::new(whole.clone(), Verify::Full).unwrap_err().to_string();
     assert!(refused.contains("transactions.tx_hash") && refused.ends_with("is --verify header"), "{refused}");
     assert_right(&whole, &[of_all_types().raw()], &[Verify::Header]);
 }

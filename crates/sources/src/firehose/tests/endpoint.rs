@@ -3,17 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use nozzle_core::{BlockRange, block::BlockLink};
+use nozzle_core::{BlockId, BlockRange, block::BlockLink};
 use nozzle_testkit::{
-    firehose::{FirehoseServer, Options, made, made_on},
+    firehose::{FirehoseServer, Options, made, made_on, pb::sf::ethereum::r#type::v2 as eth},
     rng::Rng,
 };
+use prost::Message;
 
 use super::*;
 use crate::{
     Retry, RetryPolicy, SourceError,
     firehose::{Firehose, FirehoseConfig},
-    source::{BlockSource, Chain},
+    source::{BlockSource, Chain, Place},
 };
 
 fn range(start: u64, end: u64) -> BlockRange {
@@ -32,7 +33,15 @@ fn source(server: &FirehoseServer) -> Arc<Firehose> {
 }
 
 async fn collect(source: &dyn BlockSource, range: BlockRange) -> (Vec<BlockRows>, Option<SourceError>) {
-    let mut stream = source.blocks(range);
+    collect_behind(source, range, None).await
+}
+
+async fn collect_behind(
+    source: &dyn BlockSource,
+    range: BlockRange,
+    behind: Option<Place>,
+) -> (Vec<BlockRows>, Option<SourceError>) {
+    let mut stream = source.blocks_behind(range, behind);
     let mut rows = vec![];
     while let Some(item) = stream.next().await {
         match item {
@@ -79,16 +88,50 @@ async fn a_stream_goes_on_behind_its_cursor_and_without_it_at_the_number() {
     let blocks = made(0, 30, 0);
     let server = FirehoseServer::start(blocks.clone(), Options::default()).await.unwrap();
     let source = source(&server);
-    assert!(collect(&*source, range(0, 9)).await.1.is_none());
-    assert!(collect(&*source, range(10, 19)).await.1.is_none());
-    let requests = server.requests();
-    assert!(requests[0].cursor.is_empty() && !requests[1].cursor.is_empty());
+    let asked_at = |from: usize| -> Vec<_> {
+        let asked = server.requests().split_off(from);
+        asked.iter().map(|request| server.place_of(&request.cursor)).collect()
+    };
+    let (rows, _) = collect(&*source, range(0, 9)).await;
+    let place_of = |rows: &[BlockRows]| rows.last().and_then(BlockRows::place).expect("a place");
+    let tenth = place_of(&rows);
+    assert_eq!((tenth.block.number, server.place_of(tenth.cursor.as_str())), (9, Some(9)));
+    let (rows, error) = collect_behind(&*source, range(10, 19), Some(tenth.clone())).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(joined(&rows), truth(&blocks[10..=19]));
+    assert_eq!(asked_at(0), [None, Some(9)]);
+    // One that goes on further down or up than it should.
+    let twentieth = place_of(&rows);
+    for (cursor, asked) in [(&tenth.cursor, vec![Some(9)]), (&twentieth.cursor, vec![Some(19), None])] {
+        let behind = Place { block: BlockId { number: 14, ..tenth.block }, cursor: cursor.clone() };
+        let before = server.requests().len();
+        let (rows, error) = collect_behind(&*source, range(15, 29), Some(behind)).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!((joined(&rows), asked_at(before)), (truth(&blocks[15..=29]), asked));
+    }
+    // One that the endpoint does not know.
     server.forget_cursors();
-    let error = collect(&*source, range(20, 29)).await.1.expect("an unknown cursor");
-    assert!(error.may_pass() && error.with_causes().contains("is not used again"), "{error:?}");
-    let (rows, error) = collect(&*source, range(20, 29)).await;
+    let before = server.requests().len();
+    let (rows, error) = collect_behind(&*source, range(20, 29), Some(twentieth)).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(joined(&rows), truth(&blocks[20..=29]));
+    let cursors: Vec<_> = server.requests()[before..].iter().map(|asked| asked.cursor.is_empty()).collect();
+    assert_eq!(cursors, [false, true]);
+}
+
+#[tokio::test]
+async fn a_place_that_was_undone_does_not_link() {
+    let server = FirehoseServer::start(made(0, 20, 0), Options::default()).await.unwrap();
+    let source = source(&server);
+    let place = collect(&*source, range(0, 20)).await.0.last().and_then(BlockRows::place).unwrap();
+    server.push(made(15, 40, 1));
+    let (rows, error) = collect_behind(&*source, range(21, 40), Some(place.clone())).await;
+    assert!(rows.is_empty());
+    assert!(
+        matches!(error, Some(SourceError::NotLinked { block: 21, expected, .. }) if expected == place.block.hash),
+        "{error:?}"
+    );
+    assert_eq!(server.undone()[..1], [20]);
 }
 
 #[tokio::test]
@@ -170,12 +213,33 @@ async fn secrets_are_sent_and_a_stranger_is_refused() {
 }
 
 #[tokio::test]
+async fn blocks_may_be_large() {
+    let mut blocks = made(0, 2, 0);
+    let mut block = eth::Block::decode(blocks[1].payload.clone()).unwrap();
+    // More than what gRPC takes where nothing else is said, also when it is packed.
+    block.transaction_traces[0].input = (0..3_u64 << 18).flat_map(|n| Rng::new(n).bytes::<8>()).collect();
+    blocks[1].payload = block.encode_to_vec().into();
+    assert!(blocks[1].payload.len() > 5 << 20);
+    let server = FirehoseServer::start(blocks.clone(), Options::default()).await.unwrap();
+    let (rows, error) = collect(&*source(&server), range(0, 2)).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(joined(&rows), truth(&blocks));
+    // What is larger than is taken is said to be so.
+    let small = source_with(&server, |config| config.grpc.max_message_bytes = 1 << 20);
+    let error = collect(&*small, range(0, 2)).await.1.expect("it is too large").to_string();
+    assert!(error.contains("too large"), "{error}");
+}
+
+#[tokio::test]
 async fn an_endpoint_that_is_not_there_may_come_back() {
     let server = FirehoseServer::start(made(0, 3, 0), Options::default()).await.unwrap();
     let source = source(&server);
     drop(server);
+    let asked = std::time::Instant::now();
     let error = source.head().await.expect_err("nobody listens");
     assert!(error.may_pass(), "{error:?}");
+    // It does not push back: whoever asks for it decides about asking again.
+    assert!(asked.elapsed() < Duration::from_secs(10));
 }
 
 /// What a dump does, without files: it looks for the last block that it has in common with the chain, and goes

@@ -6,7 +6,10 @@ use arrow::{
     array::{Array, AsArray},
     datatypes::{Decimal128Type, UInt64Type},
 };
-use nozzle_testkit::firehose::{pb::sf::ethereum::r#type::v2 as eth, read};
+use nozzle_testkit::{
+    firehose::{pb::sf::ethereum::r#type::v2 as eth, read},
+    rng::Rng,
+};
 use prost::Message;
 use serde_json::Value;
 
@@ -192,4 +195,45 @@ fn what_is_wrong_is_found_at_its_level() {
 
         assert!(decoder(tables, lower).decode(&[payload]).error.is_none(), "{words}: also at {lower}");
     }
+}
+
+/// A byte is changed, or the end is cut off: the rows are those of the block all the same, as the byte is in none of
+/// them, or the error names the block; those before it are given.
+#[test]
+fn a_damaged_block_is_found_by_its_roots() {
+    let Some(data) = data() else { return };
+    let blocks = &blocks(&data)[1..3];
+    let (first, second) = (&blocks[0], &blocks[1]);
+    let decoder = decoder(without(&["withdrawals", "calls"]), Verify::Senders);
+    let truth = good(decoder.decode(&payloads(blocks)));
+    let (mut rng, mut found) = (Rng::new(42), 0);
+    for turn in 0..200 {
+        let mut bytes = second.payload.to_vec();
+        let place = rng.below(bytes.len() as u64) as usize;
+        if turn % 4 == 0 {
+            bytes.truncate(place);
+        } else {
+            bytes[place] ^= 1 << rng.below(8);
+        }
+        let damaged = Payload { number: second.number, block: bytes.into() };
+        let decoded = decoder.decode(&[payloads(std::slice::from_ref(first)).remove(0), damaged]);
+        let rows = decoded.rows.expect("the first block is good");
+        match decoded.error {
+            None => {
+                let shared =
+                    ["gas_used", "value", "from", "to", "input", "data", "topic0", "hash", "timestamp"];
+                for (ours, theirs) in rows.tables.iter().zip(&truth.tables) {
+                    for name in shared.iter().filter(|name| ours.batch.column_by_name(name).is_some()) {
+                        assert_eq!(column(&ours.batch, name), column(&theirs.batch, name), "{turn}: {name}");
+                    }
+                }
+            }
+            Some(error) => {
+                found += 1;
+                assert!(error.to_string().contains(&second.number.to_string()), "{error}");
+                assert_eq!(rows.blocks.len(), 1);
+            }
+        }
+    }
+    assert!(found > 20, "only {found}");
 }

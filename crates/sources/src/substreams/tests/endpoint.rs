@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     error::SourceError,
     retry::{Retry, RetryPolicy},
-    source::BlockSource,
+    source::{BlockSource, Place},
 };
 
 fn hash(fork: u8, number: u64) -> BlockHash {
@@ -70,14 +70,26 @@ async fn collect(
     source: &impl BlockSource,
     wanted: BlockRange,
 ) -> (Vec<BlockLink>, Vec<u64>, Option<SourceError>) {
+    let (links, numbers, _, error) = collect_behind(source, wanted, None).await;
+    (links, numbers, error)
+}
+
+/// As [`collect`], from a place on, and with the place at the end.
+async fn collect_behind(
+    source: &impl BlockSource,
+    wanted: BlockRange,
+    behind: Option<Place>,
+) -> (Vec<BlockLink>, Vec<u64>, Option<Place>, Option<SourceError>) {
+    let mut place = None;
     let (mut links, mut numbers): (Vec<BlockLink>, Vec<u64>) = Default::default();
     let mut next = wanted.start();
-    let mut stream = source.blocks(wanted);
+    let mut stream = source.blocks_behind(wanted, behind);
     while let Some(rows) = stream.next().await {
         let rows = match rows {
             Ok(rows) => rows,
-            Err(error) => return (links, numbers, Some(error)),
+            Err(error) => return (links, numbers, place, Some(error)),
         };
+        place = rows.place();
         assert_eq!(rows.range.start(), next);
         next = rows.range.end() + 1;
         for link in &rows.blocks {
@@ -88,7 +100,7 @@ async fn collect(
         numbers.extend(rows_as_json(&rows.tables[0].batch).iter().map(|row| row["n"].as_u64().unwrap()));
     }
     assert_eq!(next, wanted.end() + 1);
-    (links, numbers, None)
+    (links, numbers, place, None)
 }
 
 fn rows_between(start: u64, end: u64) -> Vec<u64> {
@@ -98,7 +110,7 @@ fn rows_between(start: u64, end: u64) -> Vec<u64> {
 #[tokio::test]
 async fn ranges_are_read_whole_and_go_on_by_cursor() {
     let (server, source) = serve(hundred());
-    let (links, rows, error) = collect(&source, range(10, 59)).await;
+    let (links, rows, place, error) = collect_behind(&source, range(10, 59), None).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!((links.len(), rows), (50, rows_between(10, 59)));
     assert_eq!(links[0].parent_hash, hash(0, 9), "the block before the range is asked for");
@@ -112,11 +124,19 @@ async fn ranges_are_read_whole_and_go_on_by_cursor() {
             .iter()
             .all(|request| request.production_mode && request.module == "out" && !request.modules.is_empty())
     );
-    let (links, rows, error) = collect(&source, range(60, 99)).await;
+    let (links, rows, _, error) = collect_behind(&source, range(60, 99), place.clone()).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!((links[0].parent_hash, rows), (hash(0, 59), rows_between(60, 99)));
     let asked = server.requests();
-    assert_eq!((asked.len(), asked[0].cursor.is_some(), asked[0].stop_block), (1, true, 100));
+    assert_eq!((asked.len(), asked[0].stop_block), (1, 100));
+    assert_eq!(asked[0].cursor.as_deref(), place.as_ref().map(|place| place.cursor.as_str()));
+    // Refused, it is asked for by its number.
+    server.fail_next([Fault::Refuse("that cursor is none of ours".into())]);
+    let (links, rows, _, error) = collect_behind(&source, range(60, 99), place).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!((links[0].parent_hash, rows), (hash(0, 59), rows_between(60, 99)));
+    let cursors: Vec<_> = server.requests().iter().map(|request| request.cursor.is_some()).collect();
+    assert_eq!(cursors, [true, false, false], "the block before, and those from it on");
     // From the very first block on there is nothing before.
     let (links, ..) = collect(&source, range(0, 3)).await;
     assert_eq!((links.len(), links[0].parent_hash), (4, BlockHash::ZERO));
@@ -190,10 +210,10 @@ async fn an_undo_of_five_blocks_ends_the_stream_and_the_fork_is_read_again() {
         (hash(0, 94), hash(1, 105), rows_between(95, 105))
     );
     // Also by a cursor in a block that is gone.
-    let (_, _, error) = collect(&source, range(103, 105)).await;
+    let (_, _, place, error) = collect_behind(&source, range(103, 105), None).await;
     assert!(error.is_none(), "{error:?}");
     server.extend(blocks(2, 101..=110));
-    let (links, _, error) = collect(&source, range(106, 110)).await;
+    let (links, _, _, error) = collect_behind(&source, range(106, 110), place).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(
         links[0].parent_hash,
