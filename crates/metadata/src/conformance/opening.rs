@@ -7,7 +7,7 @@ use crate::*;
 
 /// Every migration, oldest first.
 const MIGRATIONS: [&str; 6] =
-    ["0001 initial", "0002 uploads", "0003 jobs", "0004 compaction", "0005 cursors", "0006 sources"];
+    ["0001 initial", "0002 uploads", "0003 jobs", "0004 compaction", "0006 sources", "0007 cursors"];
 
 pub(super) async fn migrating_again_does_nothing(database: Database) {
     let config = database.config();
