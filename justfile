@@ -43,9 +43,10 @@ deny:
 crash runs="25":
     NOZZLE_CRASH_RUNS={{runs}} scripts/test --no-capture crash
 
-# the long fault test: so many seeded schedules of a provider that cannot be trusted
+# the long fault test: so many schedules of providers of each kind that cannot be trusted; each test prints its seed, which NOZZLE_FAULT_SEED sets
 faults schedules="1000":
-    NOZZLE_FAULT_SCHEDULES={{schedules}} scripts/test --profile long --no-capture faults::
+    NOZZLE_FAULT_SCHEDULES={{schedules}} scripts/test --profile long --no-capture \
+        faults:: whatever_nodes_do schedules_of_faults
 
 # a real beacon node with missed slots, its chain extracted and compared (downloads the node the first time)
 beacon slots="100":
@@ -96,9 +97,9 @@ many-jobs jobs="1000":
 fuzz examples="200" seconds="600": (fuzz-substreams seconds)
     NOZZLE_FUZZ_EXAMPLES={{examples}} scripts/test --profile long --no-capture fuzzing
 
-# packages of Substreams and outputs of their modules, damaged at random, for so many seconds
-fuzz-substreams seconds="600" seed="1":
-    NOZZLE_FUZZ_SECONDS={{seconds}} NOZZLE_FUZZ_SEED={{seed}} scripts/test --profile long --no-capture no_bytes_make_it_panic
+# packages of Substreams and outputs of their modules, damaged at random, for so many seconds; it prints its seed, which NOZZLE_FUZZ_SEED sets
+fuzz-substreams seconds="600":
+    NOZZLE_FUZZ_SECONDS={{seconds}} scripts/test --profile long --no-capture no_bytes_make_it_panic
 
 # decoding of events beside alloy's
 bench-decode:

@@ -24,6 +24,8 @@ use super::{
 
 /// The column that says what is done with a row.
 const OPERATION: &str = "_operation";
+/// The operation of a new row, without what may stand before it.
+const CREATE: &str = "CREATE";
 
 /// What is changed: rows of tables, or entities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +107,7 @@ impl Numbers {
             operations: Arc::new(EnumNames::new(operations)),
             fields: number_of(fields)?,
             name: number(changed, "name")?,
-            new_value: number(changed, "new_value")?,
+            new_value: number(changed, "new_value").or_else(|| number(changed, "value"))?,
             update: number(changed, "update_op"),
         })
     }
@@ -268,7 +270,7 @@ impl ChangeColumns {
         budget.take(operation.len())?;
         self.operations.append_value(operation);
         let mut row: Vec<Option<Sent<'_>>> = vec![None; table.columns.len()];
-        for (name, value) in keys(table, change)?.into_iter().chain(change.fields.iter().cloned()) {
+        for (name, value) in keys(table, change).into_iter().chain(change.fields.iter().cloned()) {
             let Some(place) = table.by_name.get(&name.to_lowercase()) else {
                 let known: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
                 let known = shortened(&known.join(", "));
@@ -277,6 +279,7 @@ impl ChangeColumns {
             };
             row[*place] = value;
         }
+        numbers.check_key(table, change, operation, &row)?;
         for ((value, cells), column) in row.iter().zip(&mut self.cells).zip(&table.columns) {
             let appended = match value {
                 Some(value) => cells.append(value, budget),
@@ -297,28 +300,49 @@ impl ChangeColumns {
 }
 
 /// The values of the key's columns, which updates and deletions need not name among the fields.
-fn keys<'a>(
-    table: &'a ChangedTable,
-    change: &Change<'a>,
-) -> Result<Vec<(&'a str, Option<Sent<'a>>)>, Misfit> {
+fn keys<'a>(table: &'a ChangedTable, change: &Change<'a>) -> Vec<(&'a str, Option<Sent<'a>>)> {
     if !change.composite_key.is_empty() {
-        return Ok(change
-            .composite_key
-            .iter()
-            .map(|(name, value)| (*name, Some(Sent::Text(value))))
-            .collect());
-    }
-    if change.key.is_empty() {
-        return Ok(Vec::new());
+        return change.composite_key.iter().map(|(name, value)| (*name, Some(Sent::Text(value)))).collect();
     }
     match table.key[..] {
-        [place] => Ok(vec![(table.columns[place].name.as_str(), Some(Sent::Text(change.key)))]),
-        // A new row names all its columns.
-        _ if !change.fields.is_empty() => Ok(Vec::new()),
-        _ => {
+        [place] if !change.key.is_empty() => {
+            vec![(table.columns[place].name.as_str(), Some(Sent::Text(change.key)))]
+        }
+        // What names its row by one value has the key's columns among its fields, or none.
+        _ => vec![],
+    }
+}
+
+impl Numbers {
+    /// Refuses a change of which the row would not say which one it is of: it has to name all columns of the key. A
+    /// new row of a table without a key need not, nor does one whose key the database makes up.
+    fn check_key(
+        &self,
+        table: &ChangedTable,
+        change: &Change<'_>,
+        operation: &str,
+        row: &[Option<Sent<'_>>],
+    ) -> Result<(), Misfit> {
+        let (by_one, by_several) = (!change.key.is_empty(), !change.composite_key.is_empty());
+        let is_named =
+            (!table.key.is_empty() || by_several) && table.key.iter().all(|place| row[*place].is_some());
+        let is_new = operation == CREATE && (table.key.is_empty() || !by_one && !by_several);
+        if is_named || is_new {
+            return Ok(());
+        }
+        let key = match self.of {
+            Of::Tables => "pk",
+            Of::Entities => "id",
+        };
+        Err(if by_several {
+            let why = "the change does not name all columns that are this table's primary key in the package's schema";
+            Misfit::new(why).within("composite_pk")
+        } else if by_one {
             let why = "the change names its row by one value, but the package's schema does not have one \
                        column as this table's primary key";
-            Err(Misfit::new(why).within("pk"))
-        }
+            Misfit::new(why).within(key)
+        } else {
+            Misfit::new("the change does not say which row it is of").within(key)
+        })
     }
 }

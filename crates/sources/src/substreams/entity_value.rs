@@ -15,6 +15,8 @@ pub(crate) enum EntityValue<'a> {
     Int(i32),
     /// Big numbers, text and bytes: all of them are sent as text.
     Text(&'a str),
+    /// Microseconds since 1970.
+    Time(&'a str),
     Bool(bool),
     List(Vec<EntityValue<'a>>),
 }
@@ -32,6 +34,7 @@ pub(crate) fn read<'a>(parts: &[Raw<'a>], depth: usize) -> Result<Option<EntityV
                 (1, Raw::Varint(number)) => Some(EntityValue::Int(number as i32)),
                 (2..=5, text) => Some(EntityValue::Text(as_text(&text)?)),
                 (6, Raw::Varint(flag)) => Some(EntityValue::Bool(flag != 0)),
+                (7, text) => Some(EntityValue::Time(as_text(&text)?)),
                 (10, Raw::Bytes(list)) => Some(EntityValue::List(items(list, depth)?)),
                 (1 | 6 | 10, other) => {
                     return Err(Misfit::new(format!("an entity's value is {}", other.kind())));
@@ -57,7 +60,7 @@ fn items<'a>(list: &'a [u8], depth: usize) -> Result<Vec<EntityValue<'a>>, Misfi
 /// The value as text; a list as JSON, numbers in it without quotes.
 pub(crate) fn text_of(parts: &[Raw<'_>]) -> Result<Option<String>, Misfit> {
     Ok(read(parts, 0)?.map(|value| match value {
-        EntityValue::Text(text) => text.to_owned(),
+        EntityValue::Text(text) | EntityValue::Time(text) => text.to_owned(),
         other => {
             let mut json = String::new();
             write_json(&other, &mut json);
@@ -70,7 +73,7 @@ fn write_json(value: &EntityValue<'_>, json: &mut String) {
     match value {
         EntityValue::Int(number) => json.push_str(&number.to_string()),
         EntityValue::Bool(flag) => json.push_str(if *flag { "true" } else { "false" }),
-        EntityValue::Text(text) => quote(text, json),
+        EntityValue::Text(text) | EntityValue::Time(text) => quote(text, json),
         EntityValue::List(items) => {
             json.push('[');
             for (i, item) in items.iter().enumerate() {

@@ -96,6 +96,7 @@ impl Cells {
         match value {
             Sent::Text(text) => self.append_text(text, budget),
             Sent::Entity(EntityValue::Text(text)) => self.append_text(text, budget),
+            Sent::Entity(EntityValue::Time(micros)) => self.append_micros(micros, budget),
             Sent::Entity(EntityValue::Int(number)) => self.append_text(&number.to_string(), budget),
             Sent::Entity(EntityValue::Bool(flag)) => {
                 self.append_text(if *flag { "true" } else { "false" }, budget)
@@ -114,6 +115,19 @@ impl Cells {
                 valid.push(true);
                 Ok(())
             }
+        }
+    }
+
+    /// Appends a point in time, in microseconds since 1970.
+    fn append_micros(&mut self, micros: &str, budget: &mut Budget) -> Result<(), Misfit> {
+        let number = micros.trim().parse::<i64>();
+        match (self, number) {
+            (Self::Whole(DataType::Timestamp(..), numbers), Ok(micros)) => {
+                budget.take(16)?;
+                numbers.push(Some(micros.into()));
+                Ok(())
+            }
+            (other, _) => other.append_text(micros, budget),
         }
     }
 

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod endpoint;
+mod entities;
 mod foreign;
 mod kinds;
 mod outputs;
@@ -58,12 +60,25 @@ fn real(file: &str) -> Option<Package> {
 
 /// A package with one map module `out` that gives the message `t.Out`, described by these files.
 fn package(files: &[FileDescriptorProto]) -> Vec<u8> {
+    package_of(files, "t.Out", None)
+}
+
+/// As [`package`], whose module gives another message; with a schema, behind the type of the configuration that it
+/// is in.
+fn package_of(files: &[FileDescriptorProto], output: &str, schema: Option<(&str, &str)>) -> Vec<u8> {
     use prost::Message;
     let mut package = Vec::new();
     for file in files {
         put_bytes(&mut package, 1, &file.encode_to_vec());
     }
-    put_bytes(&mut package, 6, &modules(&[module("out", Some("proto:t.Out"), &[])]));
+    put_bytes(&mut package, 6, &modules(&[module("out", Some(&format!("proto:{output}")), &[])]));
+    if let Some((config, schema)) = schema {
+        let (mut service, mut any) = (Vec::new(), Vec::new());
+        put_bytes(&mut service, 1, schema.as_bytes());
+        put_bytes(&mut any, 1, format!("type.googleapis.com/{config}").as_bytes());
+        put_bytes(&mut any, 2, &service);
+        put_bytes(&mut package, 10, &any);
+    }
     package
 }
 
@@ -188,10 +203,7 @@ fn misfit(package: &Package, message: Vec<u8>) -> String {
 
 /// A message `t.Out` with one row.
 fn row(fields: &[(u32, Raw<'_>)]) -> Vec<u8> {
-    let (mut row, mut out) = (Vec::new(), Vec::new());
-    fields.iter().for_each(|(number, value)| put(&mut row, *number, *value));
-    put_bytes(&mut out, 1, &row);
-    out
+    encoded(&[(1, Raw::Bytes(&encoded(fields)))])
 }
 
 /// Rows as JSON, one object a row, without the columns in front.
@@ -208,6 +220,13 @@ fn rows_as_json(rows: &arrow::array::RecordBatch) -> Vec<serde_json::Value> {
         serde_json::Value::Object(row)
     };
     lines.lines().map(without_front).collect()
+}
+
+/// A message of these fields.
+fn encoded(fields: &[(u32, Raw<'_>)]) -> Vec<u8> {
+    let mut message = Vec::new();
+    fields.iter().for_each(|(number, value)| put(&mut message, *number, *value));
+    message
 }
 
 fn option_map_entry() -> Option<MessageOptions> {

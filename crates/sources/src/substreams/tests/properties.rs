@@ -60,9 +60,11 @@ struct Corpus {
 
 impl Corpus {
     fn new() -> Self {
-        let made = kinds::seed();
-        let mut packages = vec![made.0.clone()];
-        let mut all = vec![(Package::parse(&made.0).unwrap(), "out".to_owned(), made.1)];
+        let (mut packages, mut all) = (vec![], vec![]);
+        for (package, outputs) in [kinds::seed(), changes::seed(), entities::seed()] {
+            all.push((Package::parse(&package).unwrap(), "out".to_owned(), outputs));
+            packages.push(package);
+        }
         if let Some(folder) = data("spkg") {
             for entry in std::fs::read_dir(folder).unwrap() {
                 packages.push(bytes_of(&entry.unwrap().path()));
@@ -112,12 +114,14 @@ fn peak_memory_kb() -> u64 {
     line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok()).unwrap_or(0)
 }
 
-/// `NOZZLE_FUZZ_SECONDS` makes it longer, `NOZZLE_FUZZ_SEED` begins elsewhere: see `just fuzz`.
+/// `NOZZLE_FUZZ_SECONDS` makes it longer, each time from another seed; `NOZZLE_FUZZ_SEED` says which: see `just fuzz`.
 #[test]
 fn no_bytes_make_it_panic() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("NOZZLE_FUZZ_SEED").unwrap_or(1);
     let until = number("NOZZLE_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let by_clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
+    let seed = number("NOZZLE_FUZZ_SEED").unwrap_or_else(|| if until.is_some() { by_clock() } else { 1 });
+    eprintln!("the seed is {seed}");
     let (corpus, mut random, mut steps) = (Corpus::new(), Random(seed), 0_u64);
     while until.map_or(steps < 3000, |until| Instant::now() < until) {
         // Told before: what ends the process does not tell afterwards.
