@@ -14,7 +14,7 @@ use nozzle_sources::{
 
 use super::{Endpoint, Keys, Kind, grpc, package};
 
-const KEYS: [&str; 4] = ["url", "token", "api_key", "timeout_secs"];
+const KEYS: [&str; 5] = ["url", "token", "api_key", "concurrent_request_limit", "timeout_secs"];
 
 /// The output of a module of a package, at a Substreams endpoint.
 pub struct SubstreamsKind;
@@ -65,8 +65,8 @@ impl Kind for SubstreamsKind {
         };
         let config = SubstreamsConfig {
             grpc: grpc::config(endpoint, &KEYS)?,
-            network: manifest.network.to_string(),
             params: manifest.params.clone(),
+            ..SubstreamsConfig::new(&endpoint.name, "", manifest.network.as_str())
         };
         Ok(Arc::new(Substreams::connect(config, &package, module, tables, verify)?))
     }

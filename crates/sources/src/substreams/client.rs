@@ -16,8 +16,6 @@ use crate::{
     },
 };
 
-/// How often a long preparation is told of.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// How much of a failed module's logs is shown.
 const MAX_LOG_CHARS: usize = 2000;
 
@@ -30,6 +28,8 @@ pub(crate) struct Client {
     pub modules: Bytes,
     /// The first block for which the module gives anything.
     pub initial_block: BlockNum,
+    /// How often a long preparation is told of.
+    pub progress_every: Duration,
 }
 
 /// Where a stream begins.
@@ -106,6 +106,7 @@ impl Client {
             grpc: self.grpc.clone(),
             module: self.module.clone(),
             responses: answer.into_inner(),
+            progress_every: self.progress_every,
             told: Instant::now(),
         })
     }
@@ -117,6 +118,7 @@ pub(crate) struct Stream {
     grpc: Grpc,
     module: String,
     responses: Streaming<Response>,
+    progress_every: Duration,
     /// When a preparation was last told of.
     told: Instant,
 }
@@ -132,6 +134,11 @@ impl Stream {
                 return Ok(Some(said));
             }
         }
+    }
+
+    /// The provider's name.
+    pub fn provider(&self) -> &str {
+        self.grpc.provider()
     }
 
     fn read(&mut self, response: Response) -> Result<Option<Said>, SourceError> {
@@ -163,7 +170,7 @@ impl Stream {
     }
 
     fn tell(&mut self, progress: &ModulesProgress) {
-        if self.told.elapsed() < PROGRESS_EVERY {
+        if self.told.elapsed() < self.progress_every {
             return;
         }
         self.told = Instant::now();
@@ -210,7 +217,7 @@ impl Stream {
         Ok(BlockId { number: block.number, hash })
     }
 
-    pub fn malformed(&self, block: BlockNum, why: &str) -> SourceError {
+    fn malformed(&self, block: BlockNum, why: &str) -> SourceError {
         SourceError::Malformed { provider: self.grpc.provider().to_owned(), block, why: why.to_owned() }
     }
 

@@ -39,6 +39,9 @@ pub(crate) struct HeadWatch {
 struct Seen {
     blocks: BTreeMap<BlockNum, BlockId>,
     final_height: BlockNum,
+    /// The last valid block of an undo, until another one comes. Whether it was ever sent is not known: of one of which
+    /// the module gives nothing an endpoint may say nothing.
+    undone_to: Option<BlockId>,
     /// When somebody last asked.
     asked: Option<Instant>,
     finalized: Option<BlockId>,
@@ -51,14 +54,16 @@ impl Seen {
                 // A chain that was reorganised without an undo.
                 self.blocks.split_off(&block.id.number);
                 self.blocks.insert(block.id.number, block.id);
+                self.undone_to = None;
                 self.final_height = self.final_height.max(block.final_height);
                 while self.blocks.len() > REMEMBERED {
                     self.blocks.pop_first();
                 }
             }
             Said::Undo(last) => {
-                self.blocks.split_off(&last.number.saturating_add(1));
-                self.blocks.insert(last.number, last);
+                let is_known = self.blocks.get(&last.number) == Some(&last);
+                self.blocks.split_off(&last.number.saturating_add(is_known.into()));
+                self.undone_to = Some(last);
             }
         }
     }
@@ -70,7 +75,7 @@ impl Seen {
     }
 
     fn latest(&self) -> Option<BlockId> {
-        self.blocks.last_key_value().map(|(_, block)| *block)
+        self.blocks.last_key_value().map(|(_, block)| *block).or(self.undone_to)
     }
 }
 

@@ -28,6 +28,7 @@ mod head;
 mod layout;
 mod names;
 mod numbers;
+mod order;
 mod package;
 mod shape;
 mod source;

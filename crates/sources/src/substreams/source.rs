@@ -1,6 +1,6 @@
 //! A module at an endpoint as a source of blocks.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -21,6 +21,8 @@ use crate::{
 
 /// A module's output for a block is far smaller; what is larger is refused by the connection.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
+/// How often a long preparation is told of, where nobody says.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// How to reach an endpoint, and what a module needs to know.
 #[derive(Debug, Clone)]
@@ -31,12 +33,19 @@ pub struct SubstreamsConfig {
     pub network: String,
     /// Parameters by module; those of the package hold where there are none.
     pub params: BTreeMap<String, String>,
+    /// How often the log tells that the endpoint prepares a module's output.
+    pub progress_every: Duration,
 }
 
 impl SubstreamsConfig {
     /// Without parameters of one's own.
     pub fn new(provider: &str, url: &str, network: &str) -> Self {
-        Self { grpc: GrpcConfig::new(provider, url), network: network.to_owned(), params: BTreeMap::new() }
+        Self {
+            grpc: GrpcConfig::new(provider, url),
+            network: network.to_owned(),
+            params: BTreeMap::new(),
+            progress_every: PROGRESS_EVERY,
+        }
     }
 }
 
@@ -88,6 +97,7 @@ impl Substreams {
             module: module.to_owned(),
             modules: modules.map_err(|error| refused(error.to_string()))?.into(),
             initial_block: package.initial_block(found, &config.network),
+            progress_every: config.progress_every,
         });
         let module = Module { head: HeadWatch::new(client.clone()), client, decoder: Arc::new(decoder) };
         Ok(Self { module: Arc::new(module) })

@@ -1,6 +1,6 @@
 //! The rows of a range: one stream, blocks decoded in groups.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use futures::{
     FutureExt,
@@ -9,18 +9,17 @@ use futures::{
 use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, SourceCursor, block::BlockLink};
 
 use super::{
-    client::{Arrived, From, Said, Stream},
+    client::{From, Said, Stream},
     decode::ModuleOutput,
+    order::Order,
     source::Module,
 };
 use crate::{
     error::SourceError,
+    limit::Turn,
     source::{BlockRows, Place},
 };
 
-/// With so many blocks or bytes a group is decoded, though more may be there.
-const GROUP_BLOCKS: usize = 256;
-const GROUP_BYTES: usize = 4 << 20;
 /// How far below a range its predecessor is looked for, step by step: chains skip numbers, and endpoints leave out
 /// blocks of which a module gives nothing. The last step goes down to the module's first block.
 const LOOKBACK: [BlockNum; 5] = [1, 32, 1024, 32_768, BlockNum::MAX];
@@ -41,21 +40,18 @@ struct Running {
     left: Option<BlockRange>,
     /// The place before the first of them, where it is known; taken when the stream begins.
     behind: Option<Place>,
-    state: Option<State>,
+    /// The stream that is open, and its turn among those that may be.
+    state: Option<(State, Turn)>,
     /// The error behind the rows given last.
     error: Option<SourceError>,
 }
 
 struct State {
     stream: Stream,
-    /// The block before the next one; `None` where the module begins.
-    previous: Option<BlockId>,
-    /// The last block that was given on, if there was one.
-    given: Option<BlockId>,
-    /// What came with it.
+    /// Blocks that have come and were not decoded yet.
+    order: Order,
+    /// What came with the last block that was given on, if there was one.
     cursor: Option<SourceCursor>,
-    /// Blocks that have come and were not decoded yet, with those before them.
-    waiting: VecDeque<(Arrived, Option<BlockId>)>,
     /// Whether the endpoint has said all.
     ended: bool,
     /// What has ended the stream behind what waits.
@@ -88,13 +84,14 @@ impl Running {
             return rows.ok_or_else(|| module.client.grpc.unavailable("decoding failed".into()));
         }
         if self.state.is_none() {
-            self.state = Some(State::begin(&module, left, self.behind.take()).await?);
+            let turn = module.client.grpc.limiter().turn().await;
+            self.state = Some((State::begin(&module, left, self.behind.take()).await?, turn));
         }
-        let Some(state) = &mut self.state else {
+        let Some((state, _)) = &mut self.state else {
             return Err(module.client.grpc.unavailable("the stream was lost".into()));
         };
         state.fill(left).await?;
-        let group: Vec<_> = state.waiting.drain(..).collect();
+        let group = state.order.pass();
         let (range, bytes) = match group.last() {
             None => {
                 state.check_end(&module, left).await?;
@@ -105,14 +102,13 @@ impl Running {
                 (range, group.iter().map(|(block, _)| block.output.len() as u64).sum())
             }
         };
-        let before = group.first().map_or(state.previous, |(_, before)| *before);
+        let before = group.first().map_or(state.order.previous(), |(_, before)| *before);
         let outputs: Vec<ModuleOutput> = group
             .iter()
             .map(|(block, before)| block.behind(before.map_or(BlockHash::ZERO, |block| block.hash)))
             .collect();
         let decoded = module.decode(range, outputs, bytes).await;
         if let (Some((last, _)), None) = (group.last(), &decoded.error) {
-            state.given = Some(last.id);
             state.cursor = SourceCursor::new(last.cursor.clone());
         }
         // Numbers behind the last block that were skipped do not change where the stream goes on; before a
@@ -165,7 +161,8 @@ impl State {
         let said = stream.next().await?;
         let mut state = Self { cursor: Some(cursor), ..Self::new(stream, Some(block)) };
         match said {
-            Some(Said::Block(block)) => state.take(block, range)?,
+            Some(Said::Block(block)) if block.id.number > range.end() => state.ended = true,
+            Some(Said::Block(block)) => state.order.take(block, range)?,
             Some(Said::Undo(_)) => return Ok(None),
             None => state.ended = true,
         }
@@ -173,8 +170,8 @@ impl State {
     }
 
     fn new(stream: Stream, previous: Option<BlockId>) -> Self {
-        let waiting = VecDeque::new();
-        Self { stream, previous, given: None, cursor: None, waiting, ended: false, failed: None }
+        let order = Order::new(stream.provider(), previous);
+        Self { stream, order, cursor: None, ended: false, failed: None }
     }
 
     /// Waits for a block, and takes those that are there already, up to a group.
@@ -182,9 +179,8 @@ impl State {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        let mut bytes: usize = self.waiting.iter().map(|(block, _)| block.output.len()).sum();
-        while !self.ended && self.waiting.len() < GROUP_BLOCKS && bytes < GROUP_BYTES {
-            let next = if self.waiting.is_empty() {
+        while !self.ended && !self.order.is_full() {
+            let next = if self.order.is_empty() {
                 self.stream.next().await
             } else {
                 match self.stream.next().now_or_never() {
@@ -194,14 +190,11 @@ impl State {
             };
             match next {
                 Ok(Some(Said::Block(block))) if block.id.number > range.end() => self.ended = true,
-                Ok(Some(Said::Block(block))) => {
-                    bytes += block.output.len();
-                    self.take(block, range)?;
-                }
-                Ok(Some(Said::Undo(last))) => self.undo(last)?,
+                Ok(Some(Said::Block(block))) => self.order.take(block, range)?,
+                Ok(Some(Said::Undo(last))) => self.order.undo(last)?,
                 Ok(None) => self.ended = true,
                 // What has come before is good.
-                Err(error) if !self.waiting.is_empty() => {
+                Err(error) if !self.order.is_empty() => {
                     self.failed = Some(error);
                     break;
                 }
@@ -209,51 +202,6 @@ impl State {
             }
         }
         Ok(())
-    }
-
-    fn take(&mut self, block: Arrived, range: BlockRange) -> Result<(), SourceError> {
-        if self.previous == Some(block.id) {
-            // Sent twice.
-            return Ok(());
-        }
-        let above = self.previous.map_or(range.start().checked_sub(1), |previous| Some(previous.number));
-        if let Some(above) = above.filter(|above| block.id.number <= *above) {
-            return Err(self.stream.malformed(
-                block.id.number,
-                &format!("it came behind block {above}, and nothing was undone"),
-            ));
-        }
-        let before = self.previous.replace(block.id);
-        self.waiting.push_back((block, before));
-        Ok(())
-    }
-
-    /// What waits is dropped; what was given on already no longer stands, which is an error.
-    fn undo(&mut self, last: BlockId) -> Result<(), SourceError> {
-        while self.waiting.back().is_some_and(|(block, _)| block.id.number > last.number) {
-            if let Some((_, before)) = self.waiting.pop_back() {
-                self.previous = before;
-            }
-        }
-        match (self.given, self.previous) {
-            (Some(given), _) if given.number > last.number => Err(SourceError::NotLinked {
-                block: given.number.saturating_add(1),
-                expected: given.hash,
-                found: last.hash,
-            }),
-            // Below what was asked for: the block before the range is another one now.
-            (_, Some(previous))
-                if previous.number > last.number
-                    || previous.number == last.number && previous.hash != last.hash =>
-            {
-                Err(SourceError::NotLinked {
-                    block: previous.number.saturating_add(1),
-                    expected: previous.hash,
-                    found: last.hash,
-                })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Whether the numbers up to the end of the range have no blocks: a stream that ends too early is not

@@ -49,6 +49,10 @@ pub enum Fault {
     Repeat,
     /// It is refused as an invalid request.
     Refuse(String),
+    /// It is refused because there are too many.
+    Busy,
+    /// It goes on behind the block where it should end.
+    NoEnd,
     /// Nothing.
     None,
 }

@@ -87,6 +87,9 @@ impl ServerStreamingService<Asked> for Blocks {
             if let Some(Fault::Refuse(words)) = fault {
                 return Err(Status::invalid_argument(words));
             }
+            if matches!(fault, Some(Fault::Busy)) {
+                return Err(Status::resource_exhausted("too many streams"));
+            }
             let (answers, received) = tokio::sync::mpsc::channel(16);
             tokio::spawn(async move {
                 let outcome = serve(&shared, &asked, fault, &answers).await;
@@ -126,6 +129,7 @@ async fn serve(
     send(answers, Said::Session(session)).await?;
     let jobs = vec![Job { stage: 0, processed_blocks: 1 }];
     send(answers, Said::Progress(Progress { running_jobs: jobs })).await?;
+    let stop = if matches!(fault, Some(Fault::NoEnd)) { 0 } else { asked.stop_block_num };
     let mut sent = 0;
     loop {
         match fault {
@@ -141,7 +145,7 @@ async fn serve(
             _ => {}
         }
         changed.borrow_and_update();
-        let step = super::locked(&shared.chain).step(last.as_ref(), start, asked.stop_block_num);
+        let step = super::locked(&shared.chain).step(last.as_ref(), start, stop);
         match step {
             Step::Send(block) => {
                 if !(shared.omit_empty && block.output.is_empty()) {

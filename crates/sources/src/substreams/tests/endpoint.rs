@@ -13,7 +13,7 @@ use crate::{
     source::{BlockSource, Place},
 };
 
-fn hash(fork: u8, number: u64) -> BlockHash {
+pub(super) fn hash(fork: u8, number: u64) -> BlockHash {
     let mut hash = BlockHash::left_padding_from(&number.to_be_bytes());
     hash[0] = fork;
     hash
@@ -35,11 +35,11 @@ fn block(fork: u8, number: u64) -> SubstreamsBlock {
     }
 }
 
-fn blocks(fork: u8, numbers: std::ops::RangeInclusive<u64>) -> Vec<SubstreamsBlock> {
+pub(super) fn blocks(fork: u8, numbers: std::ops::RangeInclusive<u64>) -> Vec<SubstreamsBlock> {
     numbers.map(|number| block(fork, number)).collect()
 }
 
-fn small_package() -> Package {
+pub(super) fn small_package() -> Package {
     let row = message("Row", vec![field("n", 1, Type::Uint64), field("fork", 2, Type::Uint32)]);
     Package::parse(&package(&[file(vec![out(), row])])).unwrap()
 }
@@ -57,16 +57,16 @@ fn connect(server: &SubstreamsServer) -> Substreams {
 }
 
 /// The canonical blocks 0 to 99, final up to 80.
-fn hundred() -> SubstreamsOptions {
+pub(super) fn hundred() -> SubstreamsOptions {
     SubstreamsOptions { blocks: blocks(0, 0..=99), final_depth: 19, ..SubstreamsOptions::default() }
 }
 
-fn range(start: u64, end: u64) -> BlockRange {
+pub(super) fn range(start: u64, end: u64) -> BlockRange {
     BlockRange::new(start, end).unwrap()
 }
 
 /// All rows of a range, as the numbers in them, and the error at the end. Ranges follow each other, and blocks link.
-async fn collect(
+pub(super) async fn collect(
     source: &impl BlockSource,
     wanted: BlockRange,
 ) -> (Vec<BlockLink>, Vec<u64>, Option<SourceError>) {
@@ -156,6 +156,54 @@ async fn blocks_that_are_left_out_count_as_skipped() {
     assert!(error.is_none() && rows.is_empty(), "{error:?}");
     let stand_in = BlockLink { number: 37, hash: hash(0, 36), parent_hash: hash(0, 36) };
     assert_eq!(links, [stand_in]);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_goes_on_behind_the_range_is_left() {
+    let mut skipped = hundred();
+    skipped.blocks.retain(|block| !(60..=65).contains(&block.number));
+    let (server, source) = serve(skipped);
+    let (_, _, place, error) = collect_behind(&source, range(50, 59), None).await;
+    assert!(error.is_none(), "{error:?}");
+    // Behind the place the first block that comes is beyond the end; from a number on the second one is.
+    for behind in [place, None] {
+        let faults = [Fault::None, Fault::NoEnd];
+        server.fail_next(faults.into_iter().skip(usize::from(behind.is_some())));
+        let (links, rows, _, error) = collect_behind(&source, range(60, 65), behind).await;
+        assert!(error.is_none() && rows.is_empty(), "{error:?}");
+        let stand_in = BlockLink { number: 65, hash: hash(0, 59), parent_hash: hash(0, 59) };
+        assert_eq!(links, [stand_in]);
+    }
+}
+
+#[tokio::test]
+async fn an_undo_to_a_block_that_is_left_out_does_not_say_that_it_is_there() {
+    let (server, source) = serve(SubstreamsOptions { omit_empty: true, ..hundred() });
+    assert_eq!(source.head().await.unwrap().latest.hash, hash(0, 99));
+    // Of 97, to which all is undone, nothing was ever sent, and nothing is of the new 98.
+    let moved = source.head_moved();
+    server.extend(vec![SubstreamsBlock { output: vec![], ..block(1, 98) }]);
+    tokio::time::timeout(Duration::from_secs(10), moved).await.unwrap();
+    assert_eq!(source.head().await.unwrap().latest, BlockId { number: 97, hash: hash(0, 97) });
+    let (links, rows, error) = collect(&source, range(90, 97)).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!((links.last().unwrap().hash, rows), (hash(0, 96), rows_between(90, 97)));
+    // Where the blocks below are known the last one of them is the head.
+    let moved = source.head_moved();
+    server.extend(blocks(2, 98..=98));
+    tokio::time::timeout(Duration::from_secs(10), moved).await.unwrap();
+    assert_eq!(source.head().await.unwrap().latest.hash, hash(2, 98));
+    server.extend(vec![SubstreamsBlock { output: vec![], ..block(2, 99) }]);
+    server.extend(blocks(2, 100..=100));
+    let moved = source.head_moved();
+    tokio::time::timeout(Duration::from_secs(10), moved).await.unwrap();
+    let moved = source.head_moved();
+    server.extend(vec![SubstreamsBlock { output: vec![], ..block(3, 100) }]);
+    tokio::time::timeout(Duration::from_secs(10), moved).await.unwrap();
+    assert_eq!(source.head().await.unwrap().latest, BlockId { number: 98, hash: hash(2, 98) });
+    let (_, rows, error) = collect(&source, range(98, 99)).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(rows, [98]);
 }
 
 #[tokio::test]
