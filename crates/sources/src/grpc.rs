@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use prost::Message;
 use tokio::time::Instant;
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status, Streaming,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, ClientTlsConfig, Endpoint},
@@ -172,7 +172,7 @@ impl Grpc {
     }
 
     /// Makes a call once the endpoint wants one, and for a while again where it only pushes back. The answer may
-    /// take no longer than the timeout.
+    /// take no longer than the timeout. That of a stream is its first message: see [`Messages::begin`].
     pub async fn call<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, SourceError>
     where
         F: Future<Output = Result<T, Status>>,
@@ -199,7 +199,7 @@ impl Grpc {
         }
     }
 
-    /// Waits for the next message of a stream, no longer than the timeout.
+    /// Waits for the next message of a stream that has begun, no longer than the timeout.
     pub async fn next<T>(
         &self,
         what: &str,
@@ -275,6 +275,32 @@ impl Grpc {
             words = words.replace(secret, "***");
         }
         words.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+/// A stream whose first message has come.
+#[derive(Debug)]
+pub struct Messages<T> {
+    /// The first one until it is asked for: `None` of a stream that has ended without any.
+    first: Option<Option<T>>,
+    stream: Streaming<T>,
+}
+
+impl<T> Messages<T> {
+    /// Waits for the first message. Endpoints say yes to a call before they look at it, and then say in the place
+    /// of the first message that they are busy, or do not know the caller: until that has come a stream is a call
+    /// without an answer.
+    pub async fn begin(answer: Result<Response<Streaming<T>>, Status>) -> Result<Self, Status> {
+        let mut stream = answer?.into_inner();
+        Ok(Self { first: Some(stream.message().await?), stream })
+    }
+
+    /// The next message; `None` once the stream is over.
+    pub async fn next(&mut self) -> Result<Option<T>, Status> {
+        match self.first.take() {
+            Some(first) => Ok(first),
+            None => self.stream.message().await,
+        }
     }
 }
 

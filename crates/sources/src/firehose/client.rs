@@ -7,17 +7,17 @@ use std::sync::{
 
 use bytes::Bytes;
 use nozzle_core::{BlockNum, SourceCursor, block::BlockLink, manifest::Verify};
-use tonic::{Code, Status, Streaming, codec::CompressionEncoding};
+use tonic::{Code, Status, codec::CompressionEncoding};
 
 use super::{decode::link_of_payload, order::Received};
 use crate::{
     error::SourceError,
-    grpc::{Grpc, Service},
+    grpc::{Grpc, Messages, Service},
     limit::Limiter,
     pb::{
         google::protobuf::Any,
         sf::firehose::v2::{
-            BlockMetadata, ForkStep, InfoRequest, Request, Response, SingleBlockRequest,
+            BlockMetadata, ForkStep, InfoRequest, InfoResponse, Request, Response, SingleBlockRequest,
             endpoint_info_client::EndpointInfoClient, fetch_client::FetchClient,
             single_block_request::BlockNumber, single_block_request::Reference, stream_client::StreamClient,
         },
@@ -66,8 +66,8 @@ impl Client {
         self.grpc.provider()
     }
 
-    /// The names of the chain; `None` where the endpoint does not say.
-    pub async fn chain_names(&self) -> Result<Option<Vec<String>>, SourceError> {
+    /// What the endpoint says of itself, if it says anything.
+    async fn info(&self) -> Result<Option<InfoResponse>, SourceError> {
         let call = async || {
             let mut client = client!(EndpointInfoClient, self.grpc);
             match client.info(InfoRequest {}).await {
@@ -75,7 +75,17 @@ impl Client {
                 answer => answer.map(|answer| Some(answer.into_inner())),
             }
         };
-        let Some(info) = self.grpc.call("the name of its chain", call).await? else { return Ok(None) };
+        self.grpc.call("the name of its chain", call).await
+    }
+
+    /// The number of the first block that the endpoint has; 0 also where it does not say.
+    pub async fn first_block(&self) -> Result<BlockNum, SourceError> {
+        Ok(self.info().await?.map_or(0, |info| info.first_streamable_block_num))
+    }
+
+    /// The names of the chain; `None` where the endpoint does not say.
+    pub async fn chain_names(&self) -> Result<Option<Vec<String>>, SourceError> {
+        let Some(info) = self.info().await? else { return Ok(None) };
         let names: Vec<_> = [info.chain_name]
             .into_iter()
             .chain(info.chain_name_aliases)
@@ -112,21 +122,34 @@ impl Client {
         let what = format!("block {number}");
         let call = async || {
             let mut client = client!(StreamClient, self.grpc);
-            not_found(client.blocks(request.clone()).await)
+            not_found(Messages::begin(client.blocks(request.clone()).await).await)
         };
-        let Some(stream) = self.grpc.call(&what, call).await? else { return Ok(None) };
-        let mut stream = stream.into_inner();
-        let Some(first) = self.grpc.next(&what, stream.message()).await? else { return Ok(None) };
-        self.payload(number, first.block).map(Some)
+        let Some(mut stream) = self.grpc.call(&what, call).await? else { return Ok(None) };
+        while let Some(Response { block, step, .. }) = self.grpc.next(&what, stream.next()).await? {
+            // One that is no part of the chain any more.
+            if step != i32::from(ForkStep::StepUndo) {
+                return self.payload(number, block).map(Some);
+            }
+        }
+        Ok(None)
     }
 
-    /// Opens a stream of blocks.
-    pub async fn stream(&self, request: &Request) -> Result<Streaming<Response>, SourceError> {
+    /// Opens a stream of blocks. The inner error is that of an endpoint that does not go on from the cursor: it may
+    /// begin at the number.
+    pub async fn stream(
+        &self,
+        request: &Request,
+    ) -> Result<Result<Messages<Response>, SourceError>, SourceError> {
+        let what = "a stream of blocks";
         let call = async || {
             let mut client = client!(StreamClient, self.grpc);
-            client.blocks(request.clone()).await
+            match Messages::begin(client.blocks(request.clone()).await).await {
+                Err(status) if !request.cursor.is_empty() && may_be_of_cursor(&status) => Ok(Err(status)),
+                answer => answer.map(Ok),
+            }
         };
-        Ok(self.grpc.call("a stream of blocks", call).await?.into_inner())
+        let opened = self.grpc.call(what, call).await?;
+        Ok(opened.map_err(|status| self.grpc.error(what, &status)))
     }
 
     /// What lets streams of ranges through.
@@ -137,12 +160,12 @@ impl Client {
     /// The next step of a stream; `None` once it is over. `expected` is the block that should come, for messages.
     pub async fn next(
         &self,
-        stream: &mut Streaming<Response>,
+        stream: &mut Messages<Response>,
         expected: BlockNum,
     ) -> Result<Option<Step>, SourceError> {
         loop {
             let what = format!("the blocks from {expected} on");
-            let Some(response) = self.grpc.next(&what, stream.message()).await? else { return Ok(None) };
+            let Some(response) = self.grpc.next(&what, stream.next()).await? else { return Ok(None) };
             let Response { block, step, cursor, metadata } = response;
             match ForkStep::try_from(step) {
                 Ok(ForkStep::StepUndo) => {
@@ -160,7 +183,7 @@ impl Client {
         }
     }
 
-    /// The block that is undone, as it is sent once more or as it is named.
+    /// The block that is undone, as it is named, or, where it is not, as it is sent once more.
     fn undone(
         &self,
         expected: BlockNum,
@@ -171,9 +194,9 @@ impl Client {
             let (hash, parent_hash) = (id.parse().ok()?, parent_id.parse().ok()?);
             Some(BlockLink { number: num, hash, parent_hash })
         });
-        match (block, named) {
-            (None, Some(link)) => Ok(link),
-            (block, _) => self.received(expected, block, String::new(), None).map(|block| block.link),
+        match named {
+            Some(link) => Ok(link),
+            None => self.received(expected, block, String::new(), None).map(|block| block.link),
         }
     }
 
@@ -206,10 +229,32 @@ impl Client {
         Err(self.grpc.refused(format!("its blocks are of the type `{found}`; Nozzle reads `{BLOCK_TYPE}`")))
     }
 
+    /// Asking again does not help.
+    pub fn refused(&self, why: String) -> SourceError {
+        self.grpc.refused(why)
+    }
+
     /// It may work later.
     pub fn unavailable(&self, why: String) -> SourceError {
         self.grpc.unavailable(why)
     }
+}
+
+/// Whether the cursor may be to blame. Some endpoints say that they do not take it with codes that mean nothing;
+/// those of an endpoint that is busy, lost, or does not know the caller say nothing of it.
+fn may_be_of_cursor(status: &Status) -> bool {
+    let is_of_endpoint = std::error::Error::source(status).is_none();
+    is_of_endpoint
+        && !matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::ResourceExhausted
+                | Code::Unauthenticated
+                | Code::PermissionDenied
+                | Code::DeadlineExceeded
+                | Code::Cancelled
+                | Code::Unimplemented
+        )
 }
 
 /// What is not there is an answer.

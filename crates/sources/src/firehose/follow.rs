@@ -40,8 +40,8 @@ struct Shared {
 struct State {
     tail: Tail,
     final_num: Option<BlockNum>,
-    /// Why the stream ended before its first block.
-    error: Option<SourceError>,
+    /// Why the stream ended before its first block. All who wait for that hear of it.
+    error: Option<Arc<SourceError>>,
     /// Whether it has ended.
     is_over: bool,
 }
@@ -97,20 +97,12 @@ impl Follow {
         loop {
             // The sender lives as long as this.
             state.wait_for(is_told).await.ok();
-            let mut error = None;
-            self.shared.state.send_if_modified(|state| {
-                error = state.error.take();
-                false
-            });
-            if let Some(error) = error {
-                return Err(error);
-            }
             let state = state.borrow_and_update();
             if let Some(head) = state.tail.head() {
                 return Ok(Now { latest: head.link, final_num: state.final_num });
             }
             if state.is_over {
-                return Err(ended(client));
+                return Err(state.error.as_ref().map_or_else(|| ended(client), |error| again(client, error)));
             }
         }
     }
@@ -118,7 +110,9 @@ impl Follow {
     /// Whether a stream had to be begun.
     fn start(&self, client: &Arc<Client>) -> bool {
         let mut task = locked(&self.task);
-        if task.as_ref().is_some_and(|task| !task.is_finished()) {
+        // One that has said that it is over does nothing more, though it may not have ended yet.
+        let is_over = self.shared.state.borrow().is_over;
+        if !is_over && task.as_ref().is_some_and(|task| !task.is_finished()) {
             return false;
         }
         self.shared.state.send_replace(State::default());
@@ -154,13 +148,14 @@ async fn follow(client: Arc<Client>, shared: Arc<Shared>) {
     shared.state.send_modify(|state| {
         let was_told = state.tail.head().is_some();
         // Who asks next begins anew, and hears of it if that fails too.
-        *state = State { error: error.filter(|_| !was_told), is_over: true, ..State::default() };
+        *state =
+            State { error: error.filter(|_| !was_told).map(Arc::new), is_over: true, ..State::default() };
     });
 }
 
 async fn read(client: &Client, shared: &Shared) -> Result<(), SourceError> {
     // The block before the head, and from there on.
-    let mut stream = client.stream(&Request { start_block_num: -1, ..Request::default() }).await?;
+    let mut stream = client.stream(&Request { start_block_num: -1, ..Request::default() }).await??;
     let mut next = 0;
     while let Some(step) = client.next(&mut stream, next).await? {
         if let Step::New(block) = &step {
@@ -179,6 +174,20 @@ async fn read(client: &Client, shared: &Shared) -> Result<(), SourceError> {
         }
     }
     Err(ended(client))
+}
+
+/// The error once more, for one more who has waited.
+fn again(client: &Client, error: &SourceError) -> SourceError {
+    match error {
+        SourceError::Refused { provider, why } => {
+            SourceError::Refused { provider: provider.clone(), why: why.clone() }
+        }
+        SourceError::Malformed { provider, block, why } => {
+            SourceError::Malformed { provider: provider.clone(), block: *block, why: why.clone() }
+        }
+        SourceError::Unavailable { source, .. } => client.unavailable(source.to_string()),
+        error => client.unavailable(error.with_causes()),
+    }
 }
 
 fn ended(client: &Client) -> SourceError {

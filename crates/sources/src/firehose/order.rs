@@ -7,9 +7,9 @@ use nozzle_core::{BlockHash, BlockNum, BlockRange, SourceCursor, block::BlockLin
 use crate::error::SourceError;
 
 /// The most blocks that wait together.
-const GROUP_BLOCKS: usize = 64;
+pub const GROUP_BLOCKS: usize = 64;
 /// With so many bytes they are enough.
-const GROUP_BYTES: usize = 4 << 20;
+pub const GROUP_BYTES: usize = 4 << 20;
 
 /// A block as it has come.
 #[derive(Debug, Clone)]
@@ -135,8 +135,12 @@ impl Tail {
         self.blocks.back()
     }
 
-    /// Takes a block that is part of the chain now. One that is known at its height is late: it takes nothing back.
+    /// Takes a block that is part of the chain now. One that is known at its height is late: it takes nothing back,
+    /// nor does one below all that are known. Where that is of another chain, the block behind it shows it.
     pub fn take(&mut self, block: Received) {
+        if self.blocks.front().is_some_and(|first| block.link.number < first.link.number) {
+            return;
+        }
         if self.at(block.link.number).is_some_and(|known| known.link.hash == block.link.hash) {
             return;
         }
@@ -289,6 +293,10 @@ mod tests {
         let range = |start, end| BlockRange::new(start, end).expect("a range");
         assert_eq!(tail.all_of(range(11, 13)).map(|blocks| blocks.len()), Some(3));
         assert!(tail.all_of(range(9, 11)).is_none() && tail.all_of(range(12, 14)).is_none());
+        // Late ones from below it.
+        tail.take(block(0, 9, 0));
+        tail.take(block(6, 9, 0));
+        assert_eq!((head(&tail), tail.blocks.len(), tail.bytes), (Some((0, 13)), 4, 8));
         tail.undo(&block(5, 12, 5).link);
         assert_eq!(head(&tail), Some((0, 13)));
         tail.undo(&block(0, 12, 0).link);
@@ -298,5 +306,10 @@ mod tests {
         tail.take(block(9, 13, 9));
         assert_eq!((head(&tail), tail.blocks.len(), tail.bytes), (Some((9, 13)), 1, 2));
         assert!(tail.at(12).is_none() && tail.at(13).is_some() && tail.at(u64::MAX).is_none());
+        // A chain that parts from it further down, without a word.
+        tail.take(block(4, 12, 0));
+        assert_eq!(head(&tail), Some((9, 13)));
+        tail.take(block(4, 13, 4));
+        assert_eq!((head(&tail), tail.blocks.len()), (Some((4, 13)), 1));
     }
 }

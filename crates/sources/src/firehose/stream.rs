@@ -8,7 +8,6 @@ use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
 };
-use tonic::Streaming;
 
 use super::{
     Shared,
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     error::SourceError,
+    grpc::Messages,
     limit::Turn,
     pb::sf::firehose::v2::{Request, Response},
     source::{BlockRows, Decoded, Place, check_link},
@@ -155,7 +155,7 @@ enum Source {
     /// A stream that is yet to be opened.
     Asked(Asked),
     /// A stream that is open, and its turn among those that may be.
-    Open { stream: Box<Streaming<Response>>, asked: Asked, _turn: Turn },
+    Open { stream: Box<Messages<Response>>, asked: Asked, _turn: Turn },
 }
 
 /// How a stream is asked for.
@@ -183,14 +183,14 @@ impl Source {
         Self::Asked(Asked { request: Box::new(request), was_refused: None, is_new: true })
     }
 
-    /// The next step. A cursor may be one that the endpoint does not know, or has been given by another one:
-    /// what fails before anything has come is asked for by its number.
+    /// The next step. A cursor may be one that the endpoint does not know, or has been given by another one: what
+    /// gives no stream that begins as it should is asked for by its number.
     async fn next(&mut self, shared: &Shared, expected: BlockNum) -> Result<Step, SourceError> {
         loop {
             let step = self.try_next(shared, expected).await;
             let asked = match self {
                 Self::Asked(asked) | Self::Open { asked, .. } if asked.is_new => asked,
-                _ => return step,
+                _ => return step.map_err(Failure::error),
             };
             match step {
                 Ok(step) => {
@@ -205,38 +205,73 @@ impl Source {
                     }
                     return Ok(step);
                 }
-                Err(error) if !asked.request.cursor.is_empty() => {
+                Err(Failure::OfPlace(error)) if !asked.request.cursor.is_empty() => {
                     let mut request = std::mem::take(&mut asked.request);
                     request.cursor.clear();
                     *self = Self::Asked(Asked { request, was_refused: Some(error), is_new: true });
                 }
-                Err(error) => return Err(error),
+                Err(failure) => return Err(failure.error()),
             }
         }
     }
 
     /// As [`Self::next`], without a second try. An endpoint that ends before the range is at its end may go on
     /// when it is asked again.
-    async fn try_next(&mut self, shared: &Shared, expected: BlockNum) -> Result<Step, SourceError> {
+    async fn try_next(&mut self, shared: &Shared, expected: BlockNum) -> Result<Step, Failure> {
         if let Self::Asked(asked) = self {
             let turn = shared.client.limiter().turn().await;
-            let stream = shared.client.stream(&asked.request).await?;
+            let stream = shared.client.stream(&asked.request).await?.map_err(Failure::OfPlace)?;
             let Asked { request, was_refused, is_new } = asked;
             let asked =
                 Asked { request: std::mem::take(request), was_refused: was_refused.take(), is_new: *is_new };
             *self = Self::Open { stream: Box::new(stream), asked, _turn: turn };
         }
-        let step = match self {
-            Self::Here(blocks) => blocks.pop_front().map(Step::New),
-            Self::Asked(_) => None,
+        let ended = || shared.client.unavailable(format!("the stream has ended before block {expected}"));
+        match self {
+            Self::Here(blocks) => Ok(blocks.pop_front().map(Step::New).ok_or_else(ended)?),
+            Self::Asked(_) => Err(ended().into()),
             Self::Open { stream, asked, .. } => match shared.client.next(stream, expected).await? {
                 Some(Step::New(block)) if asked.is_new && block.link.number > expected => {
-                    return Err(missing(shared, expected));
+                    Err(Failure::OfPlace(not_there(shared, expected).await))
                 }
-                step => step,
+                Some(step) => Ok(step),
+                None if asked.is_new => Err(Failure::OfPlace(ended())),
+                None => Err(ended().into()),
             },
-        };
-        step.ok_or_else(|| shared.client.unavailable(format!("the stream has ended before block {expected}")))
+        }
+    }
+}
+
+/// Why there is no step.
+enum Failure {
+    /// The stream does not begin where it should.
+    OfPlace(SourceError),
+    /// Where it should begin has nothing to do with it.
+    Other(SourceError),
+}
+
+impl Failure {
+    fn error(self) -> SourceError {
+        match self {
+            Self::OfPlace(error) | Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Why a stream begins above a block: the endpoint does not have it now, or has none that are so old.
+async fn not_there(shared: &Shared, block: BlockNum) -> SourceError {
+    match shared.client.first_block().await {
+        Ok(first) if block < first => shared.client.refused(format!(
+            "its blocks begin at {first}, and block {block} was asked for; use an endpoint that has it, or set \
+             `start_block` of the dataset to {first}"
+        )),
+        _ => missing(shared, block),
     }
 }
 

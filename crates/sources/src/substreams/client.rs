@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nozzle_core::{BlockId, BlockNum, block::BlockLink};
-use tonic::{Streaming, codec::CompressionEncoding};
+use tonic::codec::CompressionEncoding;
 
 use super::{block_id, decode::ModuleOutput};
 use crate::{
     error::SourceError,
-    grpc::Grpc,
+    grpc::{Grpc, Messages},
     pb::sf::substreams::rpc::v2::{
         BlockRef, BlockScopedData, Error, ModulesProgress, Request, Response, response::Message,
         stream_client::StreamClient,
@@ -99,13 +99,13 @@ impl Client {
                 .send_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(self.grpc.max_message_bytes)
                 .max_encoding_message_size(super::MAX_PACKAGE_BYTES);
-            client.blocks(request.clone()).await
+            Messages::begin(client.blocks(request.clone()).await).await
         };
-        let answer = self.grpc.call("the module's output", call).await?;
+        let responses = self.grpc.call("the module's output", call).await?;
         Ok(Stream {
             grpc: self.grpc.clone(),
             module: self.module.clone(),
-            responses: answer.into_inner(),
+            responses,
             progress_every: self.progress_every,
             told: Instant::now(),
         })
@@ -117,7 +117,7 @@ impl Client {
 pub(crate) struct Stream {
     grpc: Grpc,
     module: String,
-    responses: Streaming<Response>,
+    responses: Messages<Response>,
     progress_every: Duration,
     /// When a preparation was last told of.
     told: Instant,
@@ -128,7 +128,7 @@ impl Stream {
     /// endpoint says goes to the log.
     pub async fn next(&mut self) -> Result<Option<Said>, SourceError> {
         loop {
-            let next = self.grpc.next("the module's output", self.responses.message()).await?;
+            let next = self.grpc.next("the module's output", self.responses.next()).await?;
             let Some(response) = next else { return Ok(None) };
             if let Some(said) = self.read(response)? {
                 return Ok(Some(said));

@@ -54,6 +54,10 @@ pub struct Options {
     pub damages: u64,
     /// Certificate and key, both PEM, of `localhost`; absent: plaintext.
     pub identity: Option<(String, String)>,
+    /// The port; 0 takes a free one.
+    pub port: u16,
+    /// The number of the first block that can be had; streams from below it begin with it.
+    pub first_block: u64,
     /// What is left to chance depends on it.
     pub seed: u64,
 }
@@ -68,6 +72,8 @@ struct Shared {
     requests: Mutex<Vec<BlocksRequest>>,
     /// What becomes of the chain once a stream goes on from a cursor.
     at_cursor: Mutex<Option<Vec<Served>>>,
+    /// What the next streams say in the place of their first messages.
+    refusals: Mutex<VecDeque<Status>>,
     /// Blocks that streams were told to be undone.
     undone: Mutex<Vec<u64>>,
     /// Messages that were sent.
@@ -95,9 +101,9 @@ impl Drop for FirehoseServer {
 }
 
 impl FirehoseServer {
-    /// Serves the blocks, on a free port.
+    /// Serves the blocks.
     pub async fn start(blocks: Vec<Served>, options: Options) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind(("127.0.0.1", options.port)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             chain: Mutex::new(Chain::new(blocks, options.seed)),
@@ -106,6 +112,7 @@ impl FirehoseServer {
             moved: watch::Sender::new(()),
             requests: Mutex::default(),
             at_cursor: Mutex::default(),
+            refusals: Mutex::default(),
             undone: Mutex::default(),
             sent: AtomicU64::new(0),
             is_calm: AtomicBool::new(false),
@@ -143,6 +150,11 @@ impl FirehoseServer {
     /// As [`Self::push`], as soon as somebody goes on from a cursor.
     pub fn push_at_cursor(&self, blocks: Vec<Served>) {
         *locked(&self.shared.at_cursor) = Some(blocks);
+    }
+
+    /// The next streams are taken, and say these in the place of their first messages, one each.
+    pub fn refuse(&self, refusals: impl IntoIterator<Item = Status>) {
+        locked(&self.shared.refusals).extend(refusals);
     }
 
     /// The numbers of the blocks that streams were told to be undone so far.
@@ -202,6 +214,9 @@ impl Blocks for Endpoint {
         self.admit(&request)?;
         let request = request.into_inner();
         locked(&self.0.requests).push(request.clone());
+        if let Some(refusal) = locked(&self.0.refusals).pop_front() {
+            return Ok(Response::new(Box::pin(stream::iter([Err(refusal)]))));
+        }
         let place = {
             let mut chain = locked(&self.0.chain);
             let sent = match request.cursor.as_str() {
@@ -219,6 +234,7 @@ impl Blocks for Endpoint {
             let head = chain.head().map_or(0, |head| head.number);
             let start = u64::try_from(request.start_block_num);
             let start = start.unwrap_or_else(|_| head.saturating_sub(request.start_block_num.unsigned_abs()));
+            let start = start.max(self.0.options.first_block);
             Place::new(start, sent, request.stop_block_num, request.final_blocks_only)
         };
         let sending = Sending {
@@ -333,6 +349,7 @@ impl EndpointInfo for Endpoint {
         if chain_name.is_empty() {
             return Err(Status::unimplemented("no such method"));
         }
-        Ok(Response::new(InfoResponse { chain_name, ..Default::default() }))
+        let first_streamable_block_num = self.0.options.first_block;
+        Ok(Response::new(InfoResponse { chain_name, first_streamable_block_num, ..Default::default() }))
     }
 }

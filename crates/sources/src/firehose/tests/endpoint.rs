@@ -9,6 +9,7 @@ use nozzle_testkit::{
     rng::Rng,
 };
 use prost::Message;
+use tonic::Status;
 
 use super::*;
 use crate::{
@@ -117,6 +118,87 @@ async fn a_stream_goes_on_behind_its_cursor_and_without_it_at_the_number() {
     assert_eq!(joined(&rows), truth(&blocks[20..=29]));
     let cursors: Vec<_> = server.requests()[before..].iter().map(|asked| asked.cursor.is_empty()).collect();
     assert_eq!(cursors, [false, true]);
+}
+
+#[tokio::test]
+async fn only_what_may_be_of_the_cursor_drops_it() {
+    let blocks = made(0, 20, 0);
+    let server = FirehoseServer::start(blocks.clone(), Options::default()).await.unwrap();
+    let source = source_with(&server, |config| config.grpc.pushback_patience = Duration::ZERO);
+    let place = collect(&*source, range(0, 9)).await.0.last().and_then(BlockRows::place);
+    for (refusal, may_be_of_cursor) in [
+        (Status::invalid_argument("invalid start cursor"), true),
+        (Status::internal("unexpected stream termination"), true),
+        (Status::unknown("what?"), true),
+        (Status::not_found("no such block"), true),
+        (Status::unavailable("rate limit exceeded"), false),
+        (Status::resource_exhausted("slower"), false),
+        (Status::unauthenticated("who are you?"), false),
+        (Status::permission_denied("not you"), false),
+        (Status::deadline_exceeded("too late"), false),
+    ] {
+        let before = server.requests().len();
+        server.refuse([refusal.clone()]);
+        let (rows, error) = collect_behind(&*source, range(10, 20), place.clone()).await;
+        let cursors: Vec<_> =
+            server.requests()[before..].iter().map(|asked| !asked.cursor.is_empty()).collect();
+        if may_be_of_cursor {
+            assert!(error.is_none(), "{error:?}");
+            assert_eq!((joined(&rows), cursors), (truth(&blocks[10..]), vec![true, false]), "{refusal}");
+        } else {
+            let error = error.expect("it was refused").with_causes();
+            assert!(error.contains(refusal.message()), "{error}");
+            assert_eq!(cursors, [true], "{refusal}");
+        }
+    }
+    // A second time it goes on from there.
+    let (rows, error) = collect_behind(&*source, range(10, 20), place).await;
+    assert!(error.is_none() && server.place_of(&server.requests().pop().unwrap().cursor) == Some(9));
+    assert_eq!(joined(&rows), truth(&blocks[10..]));
+}
+
+#[tokio::test]
+async fn what_is_said_in_the_place_of_the_first_message_is_the_answer_to_the_call() {
+    let blocks = made(0, 20, 0);
+    let server = FirehoseServer::start(blocks.clone(), Options { has_no_fetch: true, ..Options::default() });
+    let server = server.await.unwrap();
+    let source = source(&server);
+    // Pushed back twice, it is asked again after rests of 250 and 500 ms.
+    server.refuse([Status::unavailable("rate limit exceeded"), Status::unavailable("rate limit exceeded")]);
+    let asked = std::time::Instant::now();
+    let (rows, error) = collect(&*source, range(0, 20)).await;
+    assert!(error.is_none() && asked.elapsed() >= Duration::from_millis(750), "{error:?}");
+    assert_eq!((joined(&rows), server.requests().len()), (truth(&blocks), 3));
+    server.refuse([Status::not_found("no such block")]);
+    assert_eq!(source.block_id(7).await.unwrap(), None);
+    assert_eq!(source.block_id(7).await.unwrap().map(|block| block.number), Some(7));
+}
+
+#[tokio::test]
+async fn a_start_below_the_first_block_is_refused_by_name() {
+    let options = Options { first_block: 10, chain_name: "mainnet".into(), ..Options::default() };
+    let server = FirehoseServer::start(made(10, 20, 0), options).await.unwrap();
+    let source = source(&server);
+    let error = collect(&*source, range(5, 20)).await.1.expect("it has none").to_string();
+    assert!(error.contains("its blocks begin at 10, and block 5 was asked for"), "{error}");
+    assert!(collect(&*source, range(10, 20)).await.1.is_none());
+}
+
+#[tokio::test]
+async fn all_who_wait_for_the_head_hear_why_there_is_none() {
+    let options = Options { token: Some("tok-en".into()), ..Options::default() };
+    let server = FirehoseServer::start(made(0, 3, 0), options).await.unwrap();
+    let source = source(&server);
+    for _ in 0..3 {
+        let heads = futures::future::join_all((0..8).map(|_| source.head())).await;
+        for error in heads {
+            let error = error.expect_err("a stranger");
+            assert!(
+                matches!(&error, SourceError::Refused { why, .. } if why.contains("`token`")),
+                "{error:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
