@@ -52,6 +52,10 @@ pub(crate) struct Recompute {
     bloom_bits: BloomBits,
 }
 
+/// What is said where a transaction lacks a fee that all of its type have: none is stored of such blocks.
+const NO_FEES: &str =
+    ", as in Firehose's blocks of the detail level BASE; they can be checked with --verify header";
+
 /// What is wrong with a part of a block; the name of the part is put in front.
 type Wrong = String;
 
@@ -133,7 +137,10 @@ impl Recompute {
     }
 
     fn transaction(&mut self, tx: &Tx<'_>, kind: Kind) -> Result<(), Wrong> {
-        self.parts(tx, kind).map_err(bad_field)?;
+        self.parts(tx, kind).map_err(|field| {
+            let advice = if field == ("maxPriorityFeePerGas", Bad::Missing) { NO_FEES } else { "" };
+            format!("{}{advice}", bad_field(field))
+        })?;
         let Self { items, fields, signature, .. } = self;
         items.add(|rlp| whole(kind, fields, signature, rlp));
         Ok(())
@@ -283,10 +290,17 @@ fn same_bloom(given: Option<&str>, computed: &Bloom) -> Result<(), Wrong> {
 fn same_root(what: &str, name: &'static str, given: Option<&str>, computed: B256) -> Result<(), Problem> {
     match rlp::hash(name, given) {
         Ok(root) if root == computed => Ok(()),
-        Ok(root) => Err(Problem::Malformed(format!(
-            "its {what} have the root {computed}, but the header has the {name} {root}{ADVICE}\
-             encodes its {what} in another way, say \"verify\": \"header\" in the manifest"
-        ))),
+        Ok(root) => {
+            let why = if computed == EMPTY_ROOT {
+                format!(": its {what} were not in what the source gave")
+            } else {
+                String::new()
+            };
+            Err(Problem::Malformed(format!(
+                "its {what} have the root {computed}, but the header has the {name} {root}{why}{ADVICE}\
+                 encodes its {what} in another way, say \"verify\": \"header\" in the manifest"
+            )))
+        }
         Err(field) => {
             Err(Problem::Malformed(format!("its {what} cannot be checked, as {}", bad_field(field))))
         }

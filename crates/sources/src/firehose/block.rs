@@ -11,7 +11,7 @@ use super::{
 };
 use crate::evm::trie::EMPTY_ROOT;
 
-/// The level of detail without calls.
+/// The level of detail without calls: blocks that are made of answers of JSON-RPC, which leave out more.
 const DETAIL_BASE: u64 = 2;
 /// The type of a call that creates a contract.
 const CALL_CREATE: u64 = 5;
@@ -35,7 +35,7 @@ pub(crate) struct Block<'a> {
     pub header: Header<'a>,
     pub transactions: Vec<Trace<'a>>,
     pub withdrawals: Vec<Withdrawal<'a>>,
-    /// Whether the endpoint has no calls.
+    /// Whether it is of the level of detail without calls.
     pub is_base: bool,
 }
 
@@ -101,6 +101,8 @@ pub(crate) struct Trace<'a> {
     pub blob_gas_fee_cap: Option<&'a [u8]>,
     pub blob_hashes: Vec<&'a [u8]>,
     pub authorizations: Vec<&'a [u8]>,
+    /// Whether it is of a block that is: what is absent may have been left out, and is not 0 or empty.
+    pub is_base: bool,
 }
 
 /// A receipt.
@@ -223,6 +225,11 @@ pub(crate) fn block(message: &[u8], wanted: Wanted) -> Result<Block<'_>, BadWire
     })?;
     if block.header.transactions_root == EMPTY_ROOT {
         block.transactions.clear();
+    }
+    if block.is_base {
+        block.transactions.iter_mut().for_each(|trace| trace.is_base = true);
+        // What they do not have they send as 0, which no chain's total difficulty is.
+        block.header.total_difficulty = block.header.total_difficulty.filter(|number| !number.is_empty());
     }
     Ok(block)
 }

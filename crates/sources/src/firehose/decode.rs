@@ -42,6 +42,14 @@ pub struct Payload {
     pub block: Bytes,
 }
 
+impl Payload {
+    /// A block of the number that it says, of which as much is read as a stream reads of each that comes.
+    pub fn read(provider: &str, block: Bytes) -> Result<Self, SourceError> {
+        let link = link_of_payload(&block, Verify::None).map_err(|problem| problem.of_block(provider, 0))?;
+        Ok(Self { number: link.number, block })
+    }
+}
+
 /// Turns payloads into rows: only the tables, and of them only the columns, that are stored.
 pub struct Decoder {
     provider: String,
@@ -62,6 +70,7 @@ struct Said {
     unknown_type: AtomicBool,
     no_withdrawals: AtomicBool,
     no_calls: AtomicBool,
+    no_fees: AtomicBool,
 }
 
 fn is_first(said: &AtomicBool) -> bool {
@@ -132,7 +141,9 @@ impl Decoder {
     fn wanted(&self) -> Wanted {
         let is_full = self.verify >= Verify::Full;
         let (logs, calls) = (self.logs.is_some() || is_full, self.calls.is_some());
-        Wanted { transactions: self.transactions.is_some() || logs || calls, logs, calls }
+        // Of blocks whose withdrawals are missing the types of transactions tell whether there should be some.
+        let transactions = self.transactions.is_some() || self.withdrawals.is_some() || logs || calls;
+        Wanted { transactions, logs, calls }
     }
 
     /// The rows of consecutive blocks, in their order. The first bad block, or the first that does not
@@ -190,10 +201,11 @@ impl Decoder {
         }
         check_header(block, &link, self.chain_id, self.verify)?;
         check_order(block, self.verify)?;
-        self.check_left_out(&link, block)?;
+        self.check_fees(&link, block)?;
         if let Some(recompute) = recompute {
             self.recompute(&link, block, recompute)?;
         }
+        self.check_left_out(&link, block)?;
         Ok(link)
     }
 
@@ -232,11 +244,37 @@ impl Decoder {
         Ok(())
     }
 
-    /// Older endpoints leave out withdrawals, and some have no calls: rows would be missing.
+    /// Blocks of the level of detail without calls lack fees, which are part of what a transaction hashes to.
+    fn check_fees(&self, link: &BlockLink, block: &Block<'_>) -> Result<(), Problem> {
+        if !block.transactions.iter().any(tx::lacks_fees) {
+            return Ok(());
+        }
+        if self.verify >= Verify::Full {
+            return Err(Problem::Malformed(
+                "the endpoint's blocks are of the detail level BASE, which leaves out `max_fee_per_gas` and \
+                 `max_priority_fee_per_gas`: what its transactions hash to cannot be computed. Use --verify header \
+                 (or \"verify\": \"header\" in the manifest), or an endpoint with extended blocks"
+                    .into(),
+            ));
+        }
+        if is_first(&self.said.no_fees) {
+            let (provider, block) = (&self.provider, link.number);
+            tracing::warn!(
+                provider,
+                block,
+                "the endpoint's blocks are of the detail level BASE: `max_fee_per_gas`, `max_priority_fee_per_gas` \
+                 and what transactions have of blobs and authorizations are null"
+            );
+        }
+        Ok(())
+    }
+
+    /// Older endpoints leave out withdrawals, and some have no calls: rows would be missing. Chains without
+    /// withdrawals, which have types of transactions of their own, use the root for other things.
     fn check_left_out(&self, link: &BlockLink, block: &Block<'_>) -> Result<(), Problem> {
         let root = block.header.withdrawals_root;
         let has_none = block.withdrawals.is_empty() && !root.is_empty() && root != trie::EMPTY_ROOT;
-        if self.withdrawals.is_some() && has_none {
+        if self.withdrawals.is_some() && has_none && !block.transactions.iter().any(tx::is_foreign) {
             self.left_out(link, "withdrawals", &self.said.no_withdrawals)?;
         }
         if self.calls.is_some() && block.is_base && !block.transactions.is_empty() {
@@ -323,7 +361,22 @@ pub(crate) fn id_of(link: &BlockLink) -> BlockId {
 }
 
 fn read(payload: &[u8], wanted: Wanted) -> Result<Block<'_>, Problem> {
-    block::block(payload, wanted).map_err(|bad| Problem::Malformed(bad.to_string()))
+    let mut block = block::block(payload, wanted).map_err(|bad| Problem::Malformed(bad.to_string()))?;
+    settle_base_fee(&mut block);
+    Ok(block)
+}
+
+/// Where there are no calls, a base fee of 0 and none are the same bytes. The hash tells which it is; where it tells
+/// nothing, blocks with a root of withdrawals, which came later, have one.
+fn settle_base_fee(block: &mut Block<'_>) {
+    let is_unclear = block.is_base && block.header.base_fee_per_gas.is_some_and(<[u8]>::is_empty);
+    if !is_unclear || !block.header.withdrawals_root.is_empty() {
+        return;
+    }
+    let hashes = link_of(block).and_then(|link| check_header(block, &link, None, Verify::Header));
+    if hashes.is_err() {
+        block.header.base_fee_per_gas = None;
+    }
 }
 
 fn bad_field((name, bad): BadField) -> Problem {
@@ -355,7 +408,18 @@ fn check_header(
         return Ok(());
     }
     let text = answer::block(block, link.number, chain_id, false).map_err(bad_field)?;
-    verify::hash(&parse(&text)?, link.hash, level)
+    let checked = verify::hash(&parse(&text)?, link.hash, level);
+    let header = &block.header;
+    // From Cancun on there is the one; Prague may have come.
+    if block.is_base && !header.parent_beacon_root.is_empty() && header.requests_hash.is_empty() {
+        return checked.map_err(|problem| {
+            Problem::Malformed(format!(
+                "{problem}. Blocks of the detail level BASE lack `requests_hash`, which headers have since Prague: \
+                 use --verify links (or \"verify\": \"links\" in the manifest), or an endpoint with extended blocks"
+            ))
+        });
+    }
+    checked
 }
 
 /// Checks that transactions are where they say they are, and that log indices ascend over the whole block:

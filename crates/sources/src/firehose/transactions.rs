@@ -90,18 +90,28 @@ pub(crate) fn has_access_list(tx: &Trace<'_>) -> bool {
     matches!(tx.tx_type, ACCESS_LIST..=SET_CODE) || !tx.access_list.is_empty()
 }
 
-/// Whether it is for blobs.
+/// Whether it has hashes of blobs, be it none of them.
 pub(crate) fn has_blobs(tx: &Trace<'_>) -> bool {
-    tx.tx_type == BLOB || !tx.blob_hashes.is_empty()
+    (tx.tx_type == BLOB && !tx.is_base) || !tx.blob_hashes.is_empty()
 }
 
-/// Whether it sets the code of accounts.
+/// Whether it has a list of accounts whose code it sets, be it an empty one.
 pub(crate) fn has_authorizations(tx: &Trace<'_>) -> bool {
-    tx.tx_type == SET_CODE || !tx.authorizations.is_empty()
+    (tx.tx_type == SET_CODE && !tx.is_base) || !tx.authorizations.is_empty()
 }
 
 fn has_dynamic_fee(tx: &Trace<'_>) -> bool {
     matches!(tx.tx_type, DYNAMIC_FEE..=SET_CODE)
+}
+
+/// Whether it is of a type that is not Ethereum's.
+pub(crate) fn is_foreign(tx: &Trace<'_>) -> bool {
+    tx.tx_type > SET_CODE
+}
+
+/// Whether the fees are left out that it has: its hash cannot be computed.
+pub(crate) fn lacks_fees(tx: &Trace<'_>) -> bool {
+    has_dynamic_fee(tx) && max_priority_fee(tx).is_none()
 }
 
 /// What a unit of gas has cost.
@@ -111,12 +121,12 @@ pub(crate) fn gas_price<'a>(tx: &Trace<'a>) -> Option<&'a [u8]> {
 
 /// The most that a unit of gas may cost; only some types say it.
 pub(crate) fn max_fee<'a>(tx: &Trace<'a>) -> Option<&'a [u8]> {
-    known_or(tx.max_fee_per_gas, has_dynamic_fee(tx))
+    known_or(tx.max_fee_per_gas, has_dynamic_fee(tx) && !tx.is_base)
 }
 
-/// The most that the miner may get of it; only some types say it.
+/// The most that the miner may get of it; only some types say it. Beside a fee that is there it is 0 where it is not.
 pub(crate) fn max_priority_fee<'a>(tx: &Trace<'a>) -> Option<&'a [u8]> {
-    known_or(tx.max_priority_fee_per_gas, has_dynamic_fee(tx))
+    known_or(tx.max_priority_fee_per_gas, has_dynamic_fee(tx) && max_fee(tx).is_some())
 }
 
 /// A number that a type always has is 0 where it is left out.
@@ -131,13 +141,13 @@ pub(crate) fn value<'a>(tx: &Trace<'a>) -> &'a [u8] {
 
 /// A half of the signature; types of transactions that nobody signs have none.
 fn signed_word(tx: &Trace<'_>, bytes: &[u8]) -> Result<Option<[u8; 32]>, Bad> {
-    if bytes.is_empty() && tx.tx_type > SET_CODE { Ok(None) } else { word(bytes).map(Some) }
+    if bytes.is_empty() && is_foreign(tx) { Ok(None) } else { word(bytes).map(Some) }
 }
 
 /// The parity of the signature's y: 0 or 1 for typed transactions, 27 or 28 for the oldest, and 35 or more
 /// (EIP-155) for those that name a chain.
 pub(crate) fn y_parity(tx: &Trace<'_>) -> Result<Option<bool>, Bad> {
-    if tx.v.is_empty() && (tx.tx_type == 0 || tx.tx_type > SET_CODE) {
+    if tx.v.is_empty() && (tx.tx_type == 0 || is_foreign(tx)) {
         return Ok(None);
     }
     Ok(match values::number(tx.v)? {
@@ -219,7 +229,8 @@ pub(crate) fn state_root(receipt: &Receipt<'_>) -> Option<[u8; 32]> {
 
 /// The gas of its blobs; null where it is not for blobs.
 pub(crate) fn blob_gas_used(tx: &Trace<'_>) -> Result<Option<u64>, Bad> {
-    Ok(if has_blobs(tx) { receipt(tx)?.blob_gas_used.or(tx.blob_gas) } else { None })
+    let is_for_blobs = tx.tx_type == BLOB || has_blobs(tx);
+    Ok(if is_for_blobs { receipt(tx)?.blob_gas_used.or(tx.blob_gas) } else { None })
 }
 
 fn push_access(message: &[u8], lists: &mut AccessLists) -> Result<(), Bad> {

@@ -1,7 +1,9 @@
 //! Tests of the way from payloads to rows, and from an endpoint to streams.
 #![allow(clippy::unwrap_used)]
 
+mod converted;
 mod endpoint;
+mod forks;
 mod hostile;
 mod real;
 

@@ -13,7 +13,7 @@ use nozzle_testkit::{
 use prost::Message;
 use serde_json::Value;
 
-use super::*;
+use super::{converted::sent, *};
 use crate::evm::{
     self,
     tests::real::{data, lines},
@@ -106,8 +106,10 @@ fn older_payloads_and_other_files_decode() {
         let name = fact["file"].as_str().unwrap();
         let path = folder.join(name);
         let blocks = if name.contains("binpb") {
-            // On some machines it is left out.
-            let Ok(file) = std::fs::File::open(&path) else { continue };
+            let Ok(file) = std::fs::File::open(&path) else {
+                eprintln!("{} is left out on this machine: it was not checked", path.display());
+                continue;
+            };
             let block: bytes::Bytes = zstd::decode_all(file).unwrap().into();
             vec![Payload { number: fact["first"].as_u64().unwrap(), block }]
         } else {
@@ -129,25 +131,34 @@ fn older_payloads_and_other_files_decode() {
 }
 
 #[test]
-fn a_base_block_has_the_same_rows_but_no_calls() {
+fn a_base_block_has_the_same_rows_but_what_it_leaves_out() {
     let Some(data) = data() else { return };
-    let extended = &blocks(&data)[..4];
-    let base: Vec<_> = payloads(extended)
-        .into_iter()
-        .map(|payload| {
-            let mut block = eth::Block::decode(&payload.block[..]).unwrap();
-            block.detail_level = eth::block::DetailLevel::DetaillevelBase as i32;
-            block.transaction_traces.iter_mut().for_each(|trace| trace.calls.clear());
-            Payload { block: block.encode_to_vec().into(), ..payload }
-        })
-        .collect();
+    let extended = &payloads(&blocks(&data)[..4]);
+    let decoded = |block: &Payload| eth::Block::decode(&block.block[..]).unwrap();
+    let base: Vec<_> = extended.iter().map(|block| sent(&converted::base(decoded(block)))).collect();
     let tables = without(&["withdrawals", "calls"]);
-    let of_base = good(decoder(tables.clone(), Verify::Full).decode(&base));
-    let of_extended = good(decoder(tables, Verify::Full).decode(&payloads(extended)));
+    let of_base = good(decoder(tables.clone(), Verify::Header).decode(&base));
+    let of_extended = good(decoder(tables.clone(), Verify::Header).decode(extended));
     for (base, extended) in of_base.tables.iter().zip(&of_extended.tables) {
-        assert_eq!(base.batch, extended.batch);
+        for field in base.batch.schema_ref().fields() {
+            let (base, extended) = (column(&base.batch, field.name()), column(&extended.batch, field.name()));
+            match field.name().as_str() {
+                "max_fee_per_gas" | "max_priority_fee_per_gas" => assert_eq!(base.null_count(), base.len()),
+                "return_data" => assert!(base.as_binary::<i32>().iter().all(|data| data == Some(b""))),
+                name => assert_eq!(base, extended, "{name}"),
+            }
+        }
     }
-    let error = decoder(without(&["withdrawals"]), Verify::Full).decode(&base).error.unwrap().to_string();
+    let error = |tables, block: &Payload| {
+        let error = decoder(tables, Verify::Full).decode(std::slice::from_ref(block)).error;
+        error.expect("it cannot be checked").to_string()
+    };
+    assert!(error(tables, &base[0]).contains("are of the detail level BASE"));
+    // Others say the fees.
+    let mut block = decoded(&extended[0]);
+    block.detail_level = eth::block::DetailLevel::DetaillevelBase as i32;
+    block.transaction_traces.iter_mut().for_each(|trace| trace.calls.clear());
+    let error = error(without(&["withdrawals"]), &sent(&block));
     assert!(error.contains("leaves out its calls"), "{error}");
 }
 
@@ -206,8 +217,9 @@ fn a_damaged_block_is_found_by_its_roots() {
     let (first, second) = (&blocks[0], &blocks[1]);
     let decoder = decoder(without(&["withdrawals", "calls"]), Verify::Senders);
     let truth = good(decoder.decode(&payloads(blocks)));
+    let truth_alone = good(decoder.decode(&payloads(&blocks[1..])));
     let (mut rng, mut found) = (Rng::new(42), 0);
-    for turn in 0..200 {
+    for turn in 0..60 {
         let mut bytes = second.payload.to_vec();
         let place = rng.below(bytes.len() as u64) as usize;
         if turn % 4 == 0 {
@@ -215,11 +227,15 @@ fn a_damaged_block_is_found_by_its_roots() {
         } else {
             bytes[place] ^= 1 << rng.below(8);
         }
-        let damaged = Payload { number: second.number, block: bytes.into() };
-        let decoded = decoder.decode(&[payloads(std::slice::from_ref(first)).remove(0), damaged]);
-        let rows = decoded.rows.expect("the first block is good");
+        // Behind a good one now and then: that is decoded twice.
+        let before = if turn % 10 == 0 { std::slice::from_ref(first) } else { &[] };
+        let mut group = payloads(before);
+        group.push(Payload { number: second.number, block: bytes.into() });
+        let decoded = decoder.decode(&group);
         match decoded.error {
             None => {
+                let rows = decoded.rows.expect("both are good");
+                let truth = if before.is_empty() { &truth_alone } else { &truth };
                 let shared =
                     ["gas_used", "value", "from", "to", "input", "data", "topic0", "hash", "timestamp"];
                 for (ours, theirs) in rows.tables.iter().zip(&truth.tables) {
@@ -231,9 +247,9 @@ fn a_damaged_block_is_found_by_its_roots() {
             Some(error) => {
                 found += 1;
                 assert!(error.to_string().contains(&second.number.to_string()), "{error}");
-                assert_eq!(rows.blocks.len(), 1);
+                assert_eq!(decoded.rows.map_or(0, |rows| rows.blocks.len()), before.len());
             }
         }
     }
-    assert!(found > 20, "only {found}");
+    assert!(found > 10, "only {found}");
 }
