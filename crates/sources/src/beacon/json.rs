@@ -1,7 +1,8 @@
 //! The answers of a beacon node, as far as columns and checks need them.
 //!
-//! Names are those of the consensus specification. What a fork has added may be absent; whether it
-//! may be in a given fork, [`Body::lacks`] says. Fields that are not named here are skipped.
+//! Names are those of the consensus specification. What a fork has added may be absent, and so may what a
+//! column that can be null is filled from, for forks that are not known here; whether it may be in a given
+//! fork, [`Body::lacks`] says. Fields that are not named here are skipped.
 
 use serde::Deserialize;
 
@@ -99,6 +100,7 @@ impl Body {
     /// What a body of the fork must have, and this one has not.
     pub fn lacks(&self, fork: Fork) -> Option<&'static str> {
         let payload = self.execution_payload.as_ref();
+        let of_payload = |has: fn(&ExecutionPayload) -> bool| payload.is_some_and(has);
         let needed = [
             (Fork::Phase0, "proposer_slashings", self.proposer_slashings.is_some()),
             (Fork::Phase0, "attester_slashings", self.attester_slashings.is_some()),
@@ -107,13 +109,17 @@ impl Body {
             (Fork::Phase0, "voluntary_exits", self.voluntary_exits.is_some()),
             (Fork::Altair, "sync_aggregate", self.sync_aggregate.is_some()),
             (Fork::Bellatrix, "execution_payload", payload.is_some()),
-            (Fork::Capella, "withdrawals", payload.is_some_and(|payload| payload.withdrawals.is_some())),
+            (Fork::Bellatrix, "block_number", of_payload(|payload| payload.block_number.is_some())),
+            (Fork::Bellatrix, "block_hash", of_payload(|payload| payload.block_hash.is_some())),
+            (Fork::Capella, "withdrawals", of_payload(|payload| payload.withdrawals.is_some())),
             (Fork::Capella, "bls_to_execution_changes", self.bls_to_execution_changes.is_some()),
             (Fork::Deneb, "blob_kzg_commitments", self.blob_kzg_commitments.is_some()),
             (Fork::Electra, "execution_requests", self.execution_requests.is_some()),
         ];
         let lacking = needed.into_iter().find(|(since, _, is_there)| *since <= fork && !is_there);
-        lacking.map(|(_, name, _)| name)
+        let of_aggregate = || self.sync_aggregate.as_ref().and_then(SyncAggregate::lacks);
+        let of_requests = || self.execution_requests.as_ref().and_then(ExecutionRequests::lacks);
+        lacking.map(|(_, name, _)| name).or_else(of_aggregate).or_else(of_requests)
     }
 }
 
@@ -195,14 +201,28 @@ pub(crate) struct VoluntaryExit {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct SyncAggregate {
-    pub sync_committee_bits: Data,
-    pub sync_committee_signature: Signature,
+    pub sync_committee_bits: Option<Data>,
+    pub sync_committee_signature: Option<Signature>,
+}
+
+impl SyncAggregate {
+    fn lacks(&self) -> Option<&'static str> {
+        lacking([
+            ("sync_committee_bits", self.sync_committee_bits.is_some()),
+            ("sync_committee_signature", self.sync_committee_signature.is_some()),
+        ])
+    }
+}
+
+/// The first of some fields that is not there.
+fn lacking<const N: usize>(fields: [(&'static str, bool); N]) -> Option<&'static str> {
+    fields.into_iter().find(|(_, is_there)| !is_there).map(|(name, _)| name)
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct ExecutionPayload {
-    pub block_number: Num,
-    pub block_hash: Root,
+    pub block_number: Option<Num>,
+    pub block_hash: Option<Root>,
     /// Since capella.
     pub withdrawals: Option<Vec<Withdrawal>>,
 }
@@ -235,25 +255,66 @@ pub(crate) struct ExecutionRequests {
     pub consolidations: Vec<ConsolidationRequest>,
 }
 
+impl ExecutionRequests {
+    fn lacks(&self) -> Option<&'static str> {
+        let of_deposit = || self.deposits.iter().find_map(DepositRequest::lacks);
+        let of_withdrawal = || self.withdrawals.iter().find_map(WithdrawalRequest::lacks);
+        let of_consolidation = || self.consolidations.iter().find_map(ConsolidationRequest::lacks);
+        of_deposit().or_else(of_withdrawal).or_else(of_consolidation)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub(crate) struct DepositRequest {
-    pub pubkey: Key,
-    pub withdrawal_credentials: Root,
-    pub amount: Num,
-    pub signature: Signature,
-    pub index: Num,
+    pub pubkey: Option<Key>,
+    pub withdrawal_credentials: Option<Root>,
+    pub amount: Option<Num>,
+    pub signature: Option<Signature>,
+    pub index: Option<Num>,
+}
+
+impl DepositRequest {
+    fn lacks(&self) -> Option<&'static str> {
+        lacking([
+            ("pubkey", self.pubkey.is_some()),
+            ("withdrawal_credentials", self.withdrawal_credentials.is_some()),
+            ("amount", self.amount.is_some()),
+            ("signature", self.signature.is_some()),
+            ("index", self.index.is_some()),
+        ])
+    }
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct WithdrawalRequest {
-    pub source_address: Address,
-    pub validator_pubkey: Key,
-    pub amount: Num,
+    pub source_address: Option<Address>,
+    pub validator_pubkey: Option<Key>,
+    pub amount: Option<Num>,
+}
+
+impl WithdrawalRequest {
+    fn lacks(&self) -> Option<&'static str> {
+        lacking([
+            ("source_address", self.source_address.is_some()),
+            ("validator_pubkey", self.validator_pubkey.is_some()),
+            ("amount", self.amount.is_some()),
+        ])
+    }
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct ConsolidationRequest {
-    pub source_address: Address,
-    pub source_pubkey: Key,
-    pub target_pubkey: Key,
+    pub source_address: Option<Address>,
+    pub source_pubkey: Option<Key>,
+    pub target_pubkey: Option<Key>,
+}
+
+impl ConsolidationRequest {
+    fn lacks(&self) -> Option<&'static str> {
+        lacking([
+            ("source_address", self.source_address.is_some()),
+            ("source_pubkey", self.source_pubkey.is_some()),
+            ("target_pubkey", self.target_pubkey.is_some()),
+        ])
+    }
 }

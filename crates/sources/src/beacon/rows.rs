@@ -1,10 +1,5 @@
 //! From the answers of a node to rows: the path that every block takes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
-};
-
 use nozzle_core::{BlockRange, TableDef, block::BlockLink, manifest::Verify};
 use sonic_rs::LazyValue;
 
@@ -21,9 +16,6 @@ use crate::{
     source::{BlockRows, Decoded, check_link},
 };
 
-/// Of so many forks that are not known here it is said.
-const MAX_UNKNOWN_FORKS: usize = 16;
-
 /// Turns answers into rows: only the tables, and of them only the columns, that are stored.
 pub(crate) struct Decoder {
     provider: String,
@@ -31,9 +23,6 @@ pub(crate) struct Decoder {
     tables: Vec<TableDef>,
     /// For each of the tables.
     stored: Vec<Box<dyn Stored>>,
-    /// The forks that are not known here, and their fields that are not what they were, as far as that was
-    /// said.
-    said: Mutex<BTreeMap<String, BTreeSet<String>>>,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -63,7 +52,7 @@ impl Decoder {
             }
             stored.push(tables::store(table).map_err(refused)?);
         }
-        Ok(Self { provider: provider.to_owned(), verify, tables, stored, said: Mutex::default() })
+        Ok(Self { provider: provider.to_owned(), verify, tables, stored })
     }
 
     /// The tables, in the order in which they were given.
@@ -131,43 +120,13 @@ impl Decoder {
             }
             None => {
                 let newer::Read { body, other } = newer::read(value, &raw.chain.body(Fork::NEWEST))?;
-                self.say_unknown(raw.slot, &version, other);
+                newer::SAID.say(&self.provider, raw.slot, &version, other);
                 body
             }
         };
         let signed = signed.with_body(body);
         let timestamp_micros = raw.chain.timestamp_micros(raw.slot);
         Ok(Read { header, version, signed, timestamp_micros })
-    }
-
-    /// Says once of each fork that it is not known here, and of each of its fields that is not what it was.
-    fn say_unknown(&self, slot: u64, version: &str, mut other: BTreeSet<String>) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        // A node that makes names up must not fill the memory.
-        if !said.contains_key(version) && said.len() == MAX_UNKNOWN_FORKS {
-            return;
-        }
-        let (provider, is_new) = (&self.provider, !said.contains_key(version));
-        let told = said.entry(version.to_owned()).or_default();
-        other.retain(|field| told.insert(field.clone()));
-        let version = version.chars().take(64).collect::<String>();
-        if is_new {
-            tracing::warn!(
-                provider,
-                slot,
-                "the fork `{version}` is newer than this program: what is known of its blocks is stored, and \
-                 their bodies cannot be checked"
-            );
-        }
-        if !other.is_empty() {
-            let fields = other.into_iter().collect::<Vec<_>>().join("`, `");
-            tracing::warn!(
-                provider,
-                slot,
-                "in blocks of the fork `{version}` these fields are not what they were: `{fields}`; null, zero \
-                 or no row stands for them"
-            );
-        }
     }
 }
 

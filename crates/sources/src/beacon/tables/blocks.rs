@@ -5,6 +5,7 @@ use crate::{
     beacon::{
         json::{Body, ExecutionPayload},
         lists,
+        values::Fixed,
     },
     evm::columns::{self as column, Column, Table},
 };
@@ -41,16 +42,17 @@ impl Table for Blocks {
             column::fixed("eth1_data_block_hash", |row: &&BlockRow<'_>| Ok(body(row).eth1_data.block_hash.0)),
             column::fixed("graffiti", |row: &&BlockRow<'_>| Ok(body(row).graffiti.0)),
             column::bytes_or_null("sync_committee_bits", |row: &&BlockRow<'_>| {
-                Some(&*body(row).sync_aggregate.as_ref()?.sync_committee_bits.0)
+                Some(&*body(row).sync_aggregate.as_ref()?.sync_committee_bits.as_ref()?.0)
             }),
             column::fixed_or_null("sync_committee_signature", |row: &&BlockRow<'_>| {
-                Ok(body(row).sync_aggregate.as_ref().map(|aggregate| aggregate.sync_committee_signature.0))
+                let aggregate = body(row).sync_aggregate.as_ref();
+                Ok(aggregate.and_then(|aggregate| aggregate.sync_committee_signature).map(|bytes| bytes.0))
             }),
             column::fixed_or_null("execution_block_hash", |row: &&BlockRow<'_>| {
-                Ok(payload(row).map(|payload| payload.block_hash.0))
+                Ok(payload(row).and_then(|payload| payload.block_hash).map(|hash| hash.0))
             }),
             column::u64_or_null("execution_block_number", |row: &&BlockRow<'_>| {
-                Ok(payload(row).map(|payload| payload.block_number.0))
+                Ok(payload(row).and_then(|payload| payload.block_number).map(|number| number.0))
             }),
             lists::byte_lists_or_null("blob_kzg_commitments", |row: &&BlockRow<'_>| {
                 body(row).blob_kzg_commitments.as_deref()
@@ -66,7 +68,7 @@ fn body<'r>(row: &'r BlockRow<'_>) -> &'r Body {
 /// The execution layer's block. Before the merge bellatrix blocks have an empty payload, all zeros, in
 /// the place of one.
 fn payload<'r>(row: &'r BlockRow<'_>) -> Option<&'r ExecutionPayload> {
-    body(row).execution_payload.as_ref().filter(|payload| payload.block_hash.0 != [0; 32])
+    body(row).execution_payload.as_ref().filter(|payload| payload.block_hash != Some(Fixed([0; 32])))
 }
 
 impl BeaconTable for Blocks {

@@ -80,18 +80,19 @@ impl<'a> Request<'a> {
 
     fn amount(self) -> Option<u64> {
         match self {
-            Self::Deposit(deposit) => Some(deposit.amount.0),
-            Self::Withdrawal(withdrawal) => Some(withdrawal.amount.0),
+            Self::Deposit(deposit) => deposit.amount.map(|amount| amount.0),
+            Self::Withdrawal(withdrawal) => withdrawal.amount.map(|amount| amount.0),
             Self::Consolidation(_) => None,
         }
     }
 
     fn source_address(self) -> Option<[u8; 20]> {
-        match self {
+        let address = match self {
             Self::Deposit(_) => None,
-            Self::Withdrawal(withdrawal) => Some(withdrawal.source_address.0),
-            Self::Consolidation(consolidation) => Some(consolidation.source_address.0),
-        }
+            Self::Withdrawal(withdrawal) => withdrawal.source_address,
+            Self::Consolidation(consolidation) => consolidation.source_address,
+        };
+        address.map(|address| address.0)
     }
 }
 
@@ -111,27 +112,43 @@ impl Table for ExecutionRequests {
         of_block(vec![
             column::text("type", |row: &RequestRow<'_>| row.request.kind()),
             column::u64_or_null("index", |row: &RequestRow<'_>| {
-                Ok(row.request.deposit().map(|deposit| deposit.index.0))
+                Ok(row.request.deposit().and_then(|deposit| deposit.index).map(|value| value.0))
             }),
             column::fixed_or_null("pubkey", |row: &RequestRow<'_>| {
-                Ok(row.request.deposit().map(|deposit| deposit.pubkey.0))
+                Ok(row.request.deposit().and_then(|deposit| deposit.pubkey).map(|value| value.0))
             }),
             column::fixed_or_null("withdrawal_credentials", |row: &RequestRow<'_>| {
-                Ok(row.request.deposit().map(|deposit| deposit.withdrawal_credentials.0))
+                Ok(row
+                    .request
+                    .deposit()
+                    .and_then(|deposit| deposit.withdrawal_credentials)
+                    .map(|value| value.0))
             }),
             column::u64_or_null("amount", |row: &RequestRow<'_>| Ok(row.request.amount())),
             column::fixed_or_null("signature", |row: &RequestRow<'_>| {
-                Ok(row.request.deposit().map(|deposit| deposit.signature.0))
+                Ok(row.request.deposit().and_then(|deposit| deposit.signature).map(|value| value.0))
             }),
             column::fixed_or_null("source_address", |row: &RequestRow<'_>| Ok(row.request.source_address())),
             column::fixed_or_null("validator_pubkey", |row: &RequestRow<'_>| {
-                Ok(row.request.withdrawal().map(|withdrawal| withdrawal.validator_pubkey.0))
+                Ok(row
+                    .request
+                    .withdrawal()
+                    .and_then(|withdrawal| withdrawal.validator_pubkey)
+                    .map(|value| value.0))
             }),
             column::fixed_or_null("source_pubkey", |row: &RequestRow<'_>| {
-                Ok(row.request.consolidation().map(|consolidation| consolidation.source_pubkey.0))
+                Ok(row
+                    .request
+                    .consolidation()
+                    .and_then(|consolidation| consolidation.source_pubkey)
+                    .map(|value| value.0))
             }),
             column::fixed_or_null("target_pubkey", |row: &RequestRow<'_>| {
-                Ok(row.request.consolidation().map(|consolidation| consolidation.target_pubkey.0))
+                Ok(row
+                    .request
+                    .consolidation()
+                    .and_then(|consolidation| consolidation.target_pubkey)
+                    .map(|value| value.0))
             }),
         ])
     }

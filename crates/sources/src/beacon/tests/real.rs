@@ -326,28 +326,88 @@ fn a_fork_that_is_not_known_is_stored_as_far_as_it_is() {
 #[test]
 fn the_fields_that_a_newer_fork_lacks_are_named() {
     let newest = mainnet().body(Fork::NEWEST);
-    let (_, mut block, _) = random_blocks().last().unwrap();
-    let mut body = block["data"]["message"]["body"].take();
-    let other = |body: &Value| {
-        let text = body.to_string();
+    let (header, block, expected_rows) = random_blocks().last().unwrap();
+    let other = |block: &Value| {
+        let text = block["data"]["message"]["body"].to_string();
         let read = crate::beacon::newer::read(&sonic_rs::from_str(&text).unwrap(), &newest).unwrap();
         read.other.into_iter().collect::<Vec<_>>()
     };
-    assert!(other(&body).is_empty());
-    let payload = body["execution_payload"].as_object_mut().unwrap();
-    // What is not stored is not missed.
-    payload.remove("transactions");
-    payload.remove("block_number");
-    body["graffiti"] = json!("0x01");
-    body["execution_requests"].as_object_mut().unwrap().remove("withdrawals");
-    for attestation in body["attestations"].as_array_mut().unwrap() {
-        attestation["data"]["source"] = json!("7");
-    }
+    assert!(other(&block).is_empty());
+    let block = of_newer_fork(&block, |body| {
+        let payload = body["execution_payload"].as_object_mut().unwrap();
+        // What is not stored is not missed.
+        payload.remove("transactions");
+        payload.remove("block_number");
+        body["sync_aggregate"].as_object_mut().unwrap().remove("sync_committee_bits");
+        body["blob_kzg_commitments"][0] = json!("0x01");
+        body["graffiti"] = json!("0x01");
+        let requests = &mut body["execution_requests"];
+        requests["deposits"][0].as_object_mut().unwrap().remove("index");
+        requests["deposits"][0]["amount"] = json!("all");
+        requests["withdrawals"][0] = json!(7);
+        requests["consolidations"][0]["source_address"] = json!("0x01");
+        for attestation in body["attestations"].as_array_mut().unwrap() {
+            attestation["data"]["source"] = json!("7");
+        }
+    });
     let expected = [
         "attestations.data.source",
+        "blob_kzg_commitments",
         "execution_payload.block_number",
+        "execution_requests.consolidations.source_address",
+        "execution_requests.deposits.amount",
+        "execution_requests.deposits.index",
         "execution_requests.withdrawals",
         "graffiti",
+        "sync_aggregate.sync_committee_bits",
     ];
-    assert_eq!(other(&body), expected);
+    assert_eq!(other(&block), expected);
+    // Null stands for them, and zero only where a column cannot be null.
+    let rows = good(decoder(Verify::Full).decode(&[raw(&mainnet(), &header, &block)]));
+    let counts: Vec<usize> = rows.tables.iter().map(|table| table.batch.num_rows()).collect();
+    assert_eq!(counts, expected_rows, "no row is lost");
+    let cell = |table: usize, name: &str, row| cells::column(&rows.tables[table].batch, name, row);
+    for name in ["execution_block_number", "blob_kzg_commitments", "sync_committee_bits"] {
+        assert_eq!(cell(0, name, 0), Value::Null, "{name}");
+    }
+    let body = &block["data"]["message"]["body"];
+    assert_eq!(cell(0, "execution_block_hash", 0), body["execution_payload"]["block_hash"]);
+    assert_eq!(cell(0, "sync_committee_signature", 0), body["sync_aggregate"]["sync_committee_signature"]);
+    assert_eq!(cell(0, "graffiti", 0), const_hex::encode_prefixed([0; 32]));
+    assert_eq!(cell(1, "source_epoch", 0), "0");
+    let of_type = |name: &str| (0..counts[8]).find(|row| cell(8, "type", *row) == name).unwrap();
+    let (deposit, withdrawal, consolidation) =
+        (of_type("deposit"), of_type("withdrawal"), of_type("consolidation"));
+    for (row, name) in [
+        (deposit, "index"),
+        (deposit, "amount"),
+        (withdrawal, "source_address"),
+        (withdrawal, "validator_pubkey"),
+        (withdrawal, "amount"),
+        (consolidation, "source_address"),
+    ] {
+        assert_eq!(cell(8, name, row), Value::Null, "{name}");
+    }
+    let requests = &body["execution_requests"];
+    assert_eq!(cell(8, "pubkey", deposit), requests["deposits"][0]["pubkey"]);
+    assert_eq!(cell(8, "target_pubkey", consolidation), requests["consolidations"][0]["target_pubkey"]);
+}
+
+#[test]
+fn a_known_fork_lacks_nothing_that_it_has() {
+    let (header, block, _) = random_blocks().last().unwrap();
+    for (place, name) in [
+        ("/execution_payload", "block_number"),
+        ("/execution_payload", "block_hash"),
+        ("/sync_aggregate", "sync_committee_signature"),
+        ("/execution_requests/deposits/0", "index"),
+        ("/execution_requests/withdrawals/0", "validator_pubkey"),
+        ("/execution_requests/consolidations/0", "target_pubkey"),
+    ] {
+        let mut block = block.clone();
+        let within = block.pointer_mut(&format!("/data/message/body{place}")).unwrap();
+        within.as_object_mut().unwrap().remove(name);
+        let error = decoder(Verify::None).decode(&[raw(&mainnet(), &header, &block)]).error.unwrap();
+        assert!(error.to_string().contains(&format!("lacks `{name}`, which fulu has")), "{error}");
+    }
 }
