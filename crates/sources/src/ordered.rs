@@ -68,6 +68,19 @@ pub(crate) trait Blocks: Send + Sync + 'static {
         let _ = next;
         Err(lost(self, &format!("the blocks {skipped} are missing")))
     }
+
+    /// Why a block with this parent does not follow the one before the `empty` numbers, which have none: the
+    /// provider lacks a block there. `None` where that is not so, and the chain was reorganised. Only for
+    /// chains that skip.
+    async fn lost_before(
+        &self,
+        block: BlockNum,
+        parent: BlockHash,
+        empty: BlockRange,
+    ) -> Option<SourceError> {
+        let _ = (block, parent, empty);
+        None
+    }
 }
 
 /// The error of a task that did not end as it should.
@@ -193,7 +206,10 @@ impl<B: Blocks> Running<B> {
 
     async fn next(&mut self) -> Option<Result<BlockRows, SourceError>> {
         let left = self.left?;
-        let item = self.next_rows(left).await;
+        let item = match self.next_rows(left).await {
+            Ok(rows) => Ok(rows),
+            Err(error) => Err(self.cause(error).await),
+        };
         self.left = item.as_ref().ok().and_then(|rows| BlockRange::new(rows.range.end() + 1, left.end()));
         if item.is_err() {
             self.stop();
@@ -219,6 +235,18 @@ impl<B: Blocks> Running<B> {
                 self.source.before_skipped(skipped, Some(first)).await?;
             }
             return self.accept(taken.rows);
+        }
+    }
+
+    /// What is behind a block that does not link: a reorg, or a block before it that the provider lacks.
+    async fn cause(&self, error: SourceError) -> SourceError {
+        let (SourceError::NotLinked { block, found, .. }, Some(previous)) = (&error, self.previous) else {
+            return error;
+        };
+        let empty = previous.number.checked_add(1).zip(block.checked_sub(1));
+        match empty.and_then(|(first, last)| BlockRange::new(first, last)) {
+            Some(empty) => self.source.lost_before(*block, *found, empty).await.unwrap_or(error),
+            None => error,
         }
     }
 

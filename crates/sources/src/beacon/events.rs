@@ -3,12 +3,19 @@
 //! Only that something has happened is taken from it: what the head is now is asked for as ever.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures::FutureExt;
-use tokio::sync::{Mutex, Notify};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use super::client::Client;
 
@@ -22,48 +29,84 @@ const SILENCE: Duration = Duration::from_secs(300);
 const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// What a node tells, once it is listened to.
-#[derive(Debug, Default)]
+///
+/// Whoever waits may give up at any moment and begin again, as those do who poll as well: neither a stream
+/// that is being opened nor the time since it last said something is lost by that.
+#[derive(Debug)]
 pub(crate) struct Events {
-    /// The stream, while there is one. Whoever listens to it holds the lock, and tells the others.
-    open: Mutex<Option<Stream>>,
+    /// Whoever listens holds the lock, and tells the others.
+    listening: Mutex<Listening>,
     told: Notify,
     /// Whether the node has no such stream.
     is_unsupported: AtomicBool,
+    /// How long a stream may tell of no event.
+    silence: Duration,
+}
+
+/// How far it has come.
+#[derive(Debug, Default)]
+struct Listening {
+    /// The request for a stream, while it is under way.
+    opening: JoinSet<Result<Option<reqwest::Response>, String>>,
+    /// The stream, while there is one.
+    open: Option<Stream>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            listening: Mutex::default(),
+            told: Notify::new(),
+            is_unsupported: AtomicBool::new(false),
+            silence: SILENCE,
+        }
+    }
 }
 
 impl Events {
     /// Waits until the node tells of a new head; where it cannot, for ever.
-    pub async fn head_moved(&self, client: &Client) {
+    pub async fn head_moved(&self, client: &Arc<Client>) {
         tokio::select! {
             () = self.told.notified() => {}
             () = self.listen(client) => self.told.notify_waiters(),
         }
     }
 
-    async fn listen(&self, client: &Client) {
-        let mut open = self.open.lock().await;
+    async fn listen(&self, client: &Arc<Client>) {
+        let mut listening = self.listening.lock().await;
         while !self.is_unsupported.load(Ordering::Relaxed) {
-            if open.is_none() {
-                *open = self.open(client).await;
+            if listening.open.is_none() {
+                listening.open = self.open(client, &mut listening.opening).await;
             }
-            if let Some(stream) = open.as_mut() {
-                if let Ok(true) = tokio::time::timeout(SILENCE, stream.event()).await {
+            if let Some(stream) = listening.open.as_mut() {
+                if let Ok(true) = timeout_at(stream.last_event + self.silence, stream.event()).await {
                     // What has come meanwhile is about the same head.
                     while stream.event().now_or_never() == Some(true) {}
+                    stream.last_event = Instant::now();
                     return;
                 }
-                *open = None;
+                listening.open = None;
             }
             tokio::time::sleep(REDIAL_PAUSE).await;
         }
-        drop(open);
+        drop(listening);
         std::future::pending().await
     }
 
-    async fn open(&self, client: &Client) -> Option<Stream> {
+    async fn open(
+        &self,
+        client: &Arc<Client>,
+        opening: &mut JoinSet<Result<Option<reqwest::Response>, String>>,
+    ) -> Option<Stream> {
         let provider = client.provider();
-        match client.open_events(PATH).await {
-            Ok(Some(response)) => return Some(Stream { response, lines: Lines::default() }),
+        if opening.is_empty() {
+            let client = Arc::clone(client);
+            opening.spawn(async move { client.open_events(PATH).await });
+        }
+        match opening.join_next().await?.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(Some(response)) => {
+                return Some(Stream { response, lines: Lines::default(), last_event: Instant::now() });
+            }
             Ok(None) => {
                 self.is_unsupported.store(true, Ordering::Relaxed);
                 tracing::debug!(provider, "the node does not tell of events; its head is polled");
@@ -78,6 +121,8 @@ impl Events {
 struct Stream {
     response: reqwest::Response,
     lines: Lines,
+    /// When it was opened, or told of the last event.
+    last_event: Instant,
 }
 
 impl Stream {
@@ -123,7 +168,52 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use nozzle_testkit::beacon::{BeaconChain, BeaconFault, BeaconNode};
+
+    use super::{super::BeaconConfig, *};
+
+    fn listened_to(node: &BeaconNode) -> Arc<Client> {
+        // The tests of one binary share a process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = BeaconConfig::new("node", node.url().parse().expect("a URL"));
+        Arc::new(Client::new(&config).expect("a client"))
+    }
+
+    fn openings(node: &BeaconNode) -> usize {
+        node.asked().iter().filter(|path| path.contains("events")).count()
+    }
+
+    /// Waits for a head as one does who polls too; whether it has moved.
+    async fn poll(events: &Events, client: &Arc<Client>) -> bool {
+        tokio::time::timeout(Duration::from_millis(10), events.head_moved(client)).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_lost_is_found_by_those_who_poll_too() {
+        let node = BeaconNode::start(BeaconChain::build(3, &[])).expect("a node");
+        let (client, silence) = (listened_to(&node), Duration::from_millis(100));
+        let events = Events { silence, ..Events::default() };
+        let found = async {
+            while openings(&node) < 3 {
+                assert!(!poll(&events, &client).await, "it says nothing");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), found).await.expect("it is dialled anew");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_opens_slowly_is_not_begun_anew_at_each_poll() {
+        let node = BeaconNode::start(BeaconChain::build(3, &[])).expect("a node");
+        node.fail("events", BeaconFault::Silence, 1);
+        let (client, events) = (listened_to(&node), Events::default());
+        while openings(&node) == 0 {
+            assert!(!poll(&events, &client).await);
+        }
+        for _ in 0..10 {
+            assert!(!poll(&events, &client).await);
+        }
+        assert_eq!(openings(&node), 1);
+    }
 
     #[test]
     fn events_are_found_however_the_bytes_are_cut() {

@@ -49,7 +49,7 @@ impl RawSlot {
 /// A node and the limits that hold for all that is asked of it.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    client: Client,
+    client: Arc<Client>,
     /// The most requests at a time.
     pub request_limit: usize,
     verify: Verify,
@@ -62,7 +62,7 @@ impl Fetch {
     /// Asks a node with at most `request_limit` requests at a time.
     pub fn new(client: Client, request_limit: usize, verify: Verify) -> Self {
         Self {
-            client,
+            client: Arc::new(client),
             request_limit,
             verify,
             chain: OnceCell::new(),
@@ -238,7 +238,7 @@ impl Fetch {
         };
         loop {
             let Some(parent) = self.header(&next.parent_hash.to_string(), skipped.start()).await? else {
-                return Err(self.without_parent(&next, skipped).await);
+                return Err(self.without_parent(next.number, skipped).await);
             };
             let parent = verify::link(&parent);
             check_link(&parent, &next)?;
@@ -258,22 +258,60 @@ impl Fetch {
         self.missing(skipped.start(), "the block, nor one that shows that its slot was skipped,")
     }
 
-    /// Why slots below a block whose parent the node does not have cannot be had: it may be on its way, but
-    /// not where the block is final.
-    async fn without_parent(&self, oldest: &BlockLink, wanted: BlockRange) -> SourceError {
-        match self.named("finalized").await {
-            Ok(finalized) if oldest.number > 0 && oldest.number <= finalized.number => {
-                let why = format!(
-                    "its blocks begin with slot {}, as those of a node that was begun at a checkpoint or \
-                     drops old ones; use a node that has them all, or set `start_block` of the dataset to \
-                     that slot",
-                    oldest.number
-                );
-                self.client.refused(why).of_block(wanted.start())
+    /// Why a block does not follow the one before slots that the node does not have: it has lost the block of
+    /// one of them. `None` where its parent lies before them too, so that the chain was reorganised.
+    pub async fn lost_before(
+        &self,
+        block: BlockNum,
+        parent: BlockHash,
+        empty: BlockRange,
+    ) -> Option<SourceError> {
+        match self.header(&parent.to_string(), empty.start()).await {
+            Ok(Some(parent)) => {
+                let parent = verify::link(&parent).number;
+                // It had none at this slot when it was asked.
+                empty.contains(parent).then(|| self.missing(parent, "the block"))
             }
-            Ok(_) => self.unproven(wanted),
+            Ok(None) => Some(self.without_parent(block, empty).await),
+            Err(error) => Some(error),
+        }
+    }
+
+    /// Why slots before a block whose parent the node does not have cannot be had: it may be on its way, but
+    /// not where the block is final.
+    async fn without_parent(&self, block: BlockNum, wanted: BlockRange) -> SourceError {
+        match self.is_lost_for_good(block, wanted.start()).await {
+            Ok(None) => self.unproven(wanted),
+            Ok(Some(why)) => self.client.refused(why).of_block(wanted.start()),
             Err(error) => error,
         }
+    }
+
+    /// Why waiting for the parent of a block does not help; `None` where it may. `first` is the first of the
+    /// slots without a block before it.
+    async fn is_lost_for_good(
+        &self,
+        block: BlockNum,
+        first: BlockNum,
+    ) -> Result<Option<String>, SourceError> {
+        if block == 0 || self.named("finalized").await?.number < block {
+            return Ok(None);
+        }
+        let before = first.checked_sub(1);
+        let has_before = match before {
+            Some(before) => self.link(before).await?.is_some(),
+            None => false,
+        };
+        Ok(Some(match before.filter(|_| has_before) {
+            Some(before) => format!(
+                "it has lost a block between the slots {before} and {block}: the parent of the later one is not \
+                 there; use a node that has all blocks"
+            ),
+            None => format!(
+                "its blocks begin with slot {block}, as those of a node that was begun at a checkpoint or drops \
+                 old ones; use a node that has them all, or set `start_block` of the dataset to that slot"
+            ),
+        }))
     }
 
     /// A block above a slot: the first one, unless many slots behind it have none.

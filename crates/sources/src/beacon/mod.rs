@@ -233,4 +233,13 @@ impl Blocks for Node {
     ) -> Result<BlockHash, SourceError> {
         self.fetch.before_skipped(skipped, next).await
     }
+
+    async fn lost_before(
+        &self,
+        block: BlockNum,
+        parent: BlockHash,
+        empty: BlockRange,
+    ) -> Option<SourceError> {
+        self.fetch.lost_before(block, parent, empty).await
+    }
 }

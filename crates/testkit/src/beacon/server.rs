@@ -173,15 +173,15 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
         state.asked.push(path.clone());
         (plain_answer(&state.chain, &path), state.fault(&path), state.has_events)
     };
+    if fault == Some(BeaconFault::Silence) {
+        std::future::pending::<()>().await;
+    }
     if path.starts_with("eth/v1/events") {
         return if fault.is_none() && has_events {
             events(&shared, &path)
         } else {
             not_found("Route not found")
         };
-    }
-    if fault == Some(BeaconFault::Silence) {
-        std::future::pending::<()>().await;
     }
     spoil(answer, fault)
 }

@@ -138,6 +138,79 @@ async fn slots_that_a_node_has_lost_are_not_skipped() {
     assert_eq!(collect(&source, range(5, 9)).await.0, [5, 6, 7, 8, 9]);
 }
 
+/// A chain of which the node has lost the block of one slot.
+fn without_slot(chain: &BeaconChain, slot: u64) -> BeaconChain {
+    let mut lost = BeaconChain::default();
+    chain.blocks().filter(|block| block.slot != slot).for_each(|block| lost.insert(block.clone()));
+    lost
+}
+
+#[tokio::test]
+async fn a_block_that_is_lost_in_the_middle_is_no_reorg() {
+    // The block of slot 20 is before two skipped slots, and behind one.
+    let chain = BeaconChain::build(40, &[19, 21, 22]);
+    let node = BeaconNode::start(without_slot(&chain, 20)).unwrap();
+    let source = source(&node);
+    for (start, end) in [(0, 40), (10, 23), (18, 40), (19, 40), (20, 22)] {
+        let (numbers, error) = collect(&source, range(start, end)).await;
+        let given = (start..19).collect::<Vec<_>>();
+        assert_eq!(numbers, given, "{start} to {end}");
+        let error = error.unwrap();
+        assert!(matches!(&error, SourceError::Missing { block: 19 | 20, .. }), "{error:?}");
+        assert!(error.to_string().contains("`node` does not have the block"), "{error}");
+    }
+    // Once what follows is final, waiting does not help.
+    let mut lost = without_slot(&chain, 20);
+    lost.finalized = Some(30);
+    node.set_chain(lost);
+    for start in [0, 19] {
+        let error = collect(&source, range(start, 40)).await.1.unwrap();
+        assert!(matches!(&error, SourceError::Refused { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("`node`") && text.contains("between the slots 18 and 23"), "{text}");
+    }
+    // It has the block, but not at its slot when it was asked.
+    node.set_chain(chain);
+    for part in ["headers/20", "blocks/20"] {
+        node.fail(part, nozzle_testkit::beacon::BeaconFault::NotFound, 1);
+    }
+    let error = collect(&source, range(0, 40)).await.1.unwrap();
+    assert!(matches!(error, SourceError::Missing { block: 20, what: "the block", .. }), "{error:?}");
+    assert_eq!(collect(&source, range(0, 40)).await.0.len(), 38);
+}
+
+#[tokio::test]
+async fn a_reorg_around_skipped_slots_is_still_one() {
+    let old = BeaconChain::build(20, &[12]);
+    let mut new = old.up_to(8);
+    new.extend(9..=20, &[12, 13], 1);
+    let node = BeaconNode::start(new.clone()).unwrap();
+    let source = source(&node);
+    // Slots 9 to 11 were read of the old chain, and what follows of the new one.
+    let next = new.at(14).unwrap();
+    let parent = hash(&new.at(11).unwrap().root);
+    assert_eq!(next.header["data"]["header"]["message"]["parent_root"], parent.to_string());
+    assert!(source.node.lost_before(14, parent, range(12, 13)).await.is_none());
+    // The first block read of the new chain, the empty slots of the old one: it has a block in one of them.
+    let parent = hash(&new.at(11).unwrap().root);
+    let error = source.node.lost_before(14, parent, range(10, 13)).await.unwrap();
+    assert!(matches!(error, SourceError::Missing { block: 11, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn requests_are_spread_over_the_minute() {
+    let node = BeaconNode::start(BeaconChain::build(20, &[5])).unwrap();
+    // 10 milliseconds for each.
+    let source = connect(BeaconConfig { rate_limit_per_minute: 6000, ..config(&node) });
+    let started = std::time::Instant::now();
+    let (numbers, error) = collect(&source, range(0, 20)).await;
+    assert!(error.is_none() && numbers.len() == 20, "{error:?}");
+    let (asked, took) = (node.asked().len() as u32, started.elapsed());
+    assert!(asked >= 43, "two for each block, one or two for the skipped slot, two for the network: {asked}");
+    // The last one waits for all before it.
+    assert!(took >= (asked - 1) * Duration::from_millis(10), "{asked} requests in {took:?}");
+}
+
 #[tokio::test]
 async fn a_node_that_has_lost_very_many_slots_is_not_asked_for_all_of_them() {
     let mut chain = BeaconChain::default();
