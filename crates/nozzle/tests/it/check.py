@@ -28,7 +28,8 @@ elif kind == "a missing row":
 else:
     # As an older version wrote it: without the columns after the colon.
     table = table.drop_columns(kind.removeprefix("without: ").split(" "))
-pq.write_table(table, path)
+# Lists as the program writes them.
+pq.write_table(table, path, use_compliant_nested_type=False)
 connection = sqlite3.connect(database)
 changed = connection.execute(
     "UPDATE segments SET size_bytes = ? WHERE file_name = ? AND location_id IN (SELECT id FROM locations WHERE table_name = ?)",

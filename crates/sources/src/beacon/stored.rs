@@ -7,6 +7,8 @@
 //!
 //! What a body root is made of is not all stored, such as transactions, so more cannot be seen.
 
+use std::collections::BTreeMap;
+
 use arrow::{
     array::{Array, AsArray, RecordBatch},
     datatypes::{TimestampMicrosecondType, UInt64Type},
@@ -28,6 +30,9 @@ use crate::{
 const LINKS: [&str; 2] = ["root", "parent_root"];
 /// Those that the header is made of beside them and the slot.
 const HEADER: [&str; 3] = ["proposer_index", "state_root", "body_root"];
+
+/// A slot of nearly every chain: 12 seconds.
+const SLOT_MICROS: i128 = 12_000_000;
 
 /// Checks stored rows at one level.
 #[derive(Debug)]
@@ -184,13 +189,16 @@ struct Blocks<'a> {
     roots: &'a arrow::array::FixedSizeBinaryArray,
     parent_roots: &'a arrow::array::FixedSizeBinaryArray,
     timestamps: Option<&'a [i64]>,
+    clock: Option<Clock>,
 }
 
 impl<'a> Blocks<'a> {
     fn of(batch: &'a RecordBatch) -> Option<Self> {
         let roots = |name| batch.column_by_name(name).map(|column| column.as_fixed_size_binary());
         let (slots, timestamps) = (block_numbers(batch), timestamps(batch));
-        Some(Self { batch, slots, roots: roots("root")?, parent_roots: roots("parent_root")?, timestamps })
+        let (roots, parent_roots) = (roots("root")?, roots("parent_root")?);
+        let clock = timestamps.and_then(|times| Clock::of(slots, times));
+        Some(Self { batch, slots, roots, parent_roots, timestamps, clock })
     }
 
     fn root(&self, row: usize) -> BlockHash {
@@ -217,19 +225,92 @@ impl<'a> Blocks<'a> {
         })
     }
 
-    /// Whether time goes by as slots do: a row's time lies on the line through the first and the last one.
+    /// Whether a row's time is that of its slot, where that can be told.
     fn is_in_time(&self, row: usize) -> bool {
-        let Some(times) = self.timestamps else { return true };
-        let last = times.len() - 1;
-        let (micros, slots) = (
-            |at: usize| i128::from(times[at]) - i128::from(times[0]),
-            |at: usize| i128::from(self.slots[at]) - i128::from(self.slots[0]),
-        );
-        micros(row) * slots(last) == micros(last) * slots(row)
+        let Some((times, clock)) = self.timestamps.zip(self.clock) else { return true };
+        clock.micros_at(self.slots[row]) == i128::from(times[row])
+    }
+}
+
+/// How the time of a chain goes by, which the rows alone have to tell: there is no node to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Clock {
+    genesis_micros: i128,
+    slot_micros: i128,
+}
+
+impl Clock {
+    /// The one that most neighbours agree on, whichever of them is wrong; `None` for fewer than two rows.
+    fn of(slots: &[u64], times: &[i64]) -> Option<Self> {
+        let rows = || slots.iter().copied().zip(times.iter().copied());
+        let neighbours = rows().zip(rows().skip(1)).chain(rows().zip(rows().skip(2)));
+        let mut votes: BTreeMap<Self, usize> = BTreeMap::new();
+        for clock in neighbours.filter_map(|(one, other)| Self::through(one, other)) {
+            *votes.entry(clock).or_default() += 1;
+        }
+        let most = votes.into_iter().max_by_key(|(clock, votes)| (*votes, clock.slot_micros == SLOT_MICROS));
+        // Where no two fit together, the time of most chains.
+        let any = || {
+            let (slot, time) = rows().next().filter(|_| slots.len() > 1)?;
+            let genesis_micros = i128::from(time) - SLOT_MICROS * i128::from(slot);
+            Some(Self { genesis_micros, slot_micros: SLOT_MICROS })
+        };
+        most.map(|(clock, _)| clock).or_else(any)
+    }
+
+    /// That of two rows; `None` where no chain has it. The genesis is at a second, and a slot takes
+    /// milliseconds.
+    fn through(one: (u64, i64), other: (u64, i64)) -> Option<Self> {
+        let slots = i128::from(other.0) - i128::from(one.0);
+        let micros = i128::from(other.1) - i128::from(one.1);
+        if slots <= 0 || micros <= 0 || micros % (slots * 1000) != 0 {
+            return None;
+        }
+        let slot_micros = micros / slots;
+        let genesis_micros = i128::from(one.1) - slot_micros * i128::from(one.0);
+        (genesis_micros % 1_000_000 == 0).then_some(Self { genesis_micros, slot_micros })
+    }
+
+    fn micros_at(&self, slot: u64) -> i128 {
+        self.genesis_micros + self.slot_micros * i128::from(slot)
     }
 }
 
 /// The bytes of a value whose column has 32 of them in each.
 fn bytes(value: &[u8]) -> [u8; 32] {
     value.try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_that_is_wrong_is_told_from_its_neighbours() {
+        let time = |slot: u64| 1_606_824_023_000_000 + 12_000_000 * slot as i64;
+        for (slots, wrong, by) in [
+            (&[10, 11, 13, 14, 20][..], 0, 1),
+            (&[10, 11, 13, 14, 20], 0, 12_000_000),
+            (&[10, 11, 13, 14, 20], 2, -1_000_000),
+            (&[10, 11, 13, 14, 20], 4, 5_000_000),
+            (&[10, 11, 12], 1, 12_000_000),
+            (&[10, 11, 12], 1, 3_000_000),
+            (&[10, 12], 1, 1),
+        ] {
+            let mut times: Vec<i64> = slots.iter().map(|slot| time(*slot)).collect();
+            let clock = Clock { genesis_micros: i128::from(time(0)), slot_micros: SLOT_MICROS };
+            assert_eq!(Clock::of(slots, &times), Some(clock));
+            times[wrong] += by;
+            let found = Clock::of(slots, &times).expect("a clock");
+            let bad: Vec<usize> = (0..slots.len())
+                .filter(|row| found.micros_at(slots[*row]) != i128::from(times[*row]))
+                .collect();
+            assert_eq!(bad, [wrong], "{slots:?}, row {wrong} by {by}");
+        }
+        let fast: Vec<i64> = [4, 5, 7].iter().map(|slot| 1_000_000 + 500_000 * slot).collect();
+        let expected = Clock { genesis_micros: 1_000_000, slot_micros: 500_000 };
+        assert_eq!(Clock::of(&[4, 5, 7], &fast), Some(expected));
+        assert_eq!((Clock::of(&[4], &[1]), Clock::of(&[], &[])), (None, None));
+        assert!(Clock::of(&[u64::MAX, 0, u64::MAX], &[i64::MAX, i64::MIN, i64::MIN]).is_some());
+    }
 }
