@@ -294,6 +294,12 @@ impl Throttle {
         Self(Limiter::new(options))
     }
 
+    /// One with the same limits under which nothing that is pushed back is asked again.
+    pub fn without_patience(&self) -> Self {
+        let options = locked(&self.0.limits).options;
+        Self::new(&LimitOptions { patience: Duration::ZERO, ..options })
+    }
+
     /// So many processes share the limits from now on, evenly.
     pub fn share(&self, processes: u32) {
         self.0.share(processes);

@@ -1,7 +1,8 @@
 //! `nozzle doctor` and the providers' endpoints: what answers, what does not, and what to do about it.
 
 use nozzle_testkit::{
-    beacon::{BeaconChain, BeaconNode},
+    beacon::{BeaconChain, BeaconFault, BeaconNode},
+    fault::{Fault, FaultServer, Schedule},
     firehose::{FirehoseServer, Options, made},
     replay::Recording,
     substreams::{
@@ -83,6 +84,22 @@ async fn endpoints_that_answer_tell_their_chain_and_head() {
     let report = place.ok(&["doctor"]).stdout;
     let (_, about) = said_of(&report, "sub");
     assert!(about.contains("reachable") && about.contains("head 60"), "{report}");
+    // Whether a package is there says nothing of the provider: another one does as well, and without any it is not asked.
+    let asked = |package: &str| {
+        let manifest = std::fs::read_to_string(place.path(".nozzle/datasets/demo.json")).unwrap();
+        let other = manifest.replace("\"demo\"", "\"another\"").replace("demo.spkg", package);
+        place.write(".nozzle/datasets/another.json", &other);
+        let report = place.ok(&["doctor"]).stdout;
+        let (verdict, about) = said_of(&report, "sub");
+        assert_eq!(verdict, "ok", "{report}");
+        about
+    };
+    assert!(asked("gone.spkg").contains("head 60"));
+    std::fs::remove_file(place.path("demo.spkg")).unwrap();
+    let about = asked("gone.spkg");
+    let expected =
+        "it was not asked: the package of the dataset `another` cannot be used here: reading the package";
+    assert!(about.contains(expected), "{about}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,5 +141,23 @@ async fn what_is_wrong_with_an_endpoint_is_told_with_what_to_do() {
         assert!(words.iter().all(|words| about.contains(words)), "{name}: {about}");
         assert!(!report.stdout.contains("wro-ng") && !report.stderr.contains("wro-ng"), "{name}");
         std::fs::remove_file(place.path(&format!(".nozzle/providers/{name}.toml"))).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_pushes_back_is_told_in_its_own_words() {
+    let served = endpoints().await;
+    served.beacon.fail("eth/", BeaconFault::Status(429, Some(60)), 1000);
+    let rates = [(Fault::TooManyRequests, 1.0)].into();
+    let busy = Schedule { seed: 1, rates, in_a_row: None };
+    let busy = FaultServer::start(served.evm.url(), served.evm.url(), busy).unwrap();
+    let place = Place::empty();
+    provide(&place, "beacon", "eth-beacon", "chain-31337", served.beacon.url(), "");
+    provide(&place, "evm", "evm-rpc", "chain-1337", busy.url(), "");
+    let report = place.run(&["doctor"]);
+    assert_eq!(report.code, Some(1), "{}", report.stdout);
+    for (name, words) in [("beacon", "HTTP 429 Too Many Requests: not now"), ("evm", "HTTP 429")] {
+        let (verdict, about) = said_of(&report.stdout, name);
+        assert!(verdict == "FAILED" && about.contains(words), "{name}: {about}");
     }
 }

@@ -67,8 +67,11 @@ async fn endpoint(provider: &Provider, defined: &[RawManifest]) -> Examined {
     let mut examined = Examined::new(format!("provider {name} ({kind}, network {network})"));
     let fits = |raw: &&RawManifest| raw.kind == *kind && raw.network == *network;
     let defined: Vec<&RawManifest> = defined.iter().filter(fits).collect();
-    let source = providers::endpoint(provider)
-        .and_then(|endpoint| kinds::of(*kind)?.probe(&endpoint, network, &defined));
+    let source = providers::endpoint(provider).and_then(|mut endpoint| {
+        // One that pushes back is to be told by its own words, which come before it is asked again.
+        endpoint.throttle = Some(endpoint.own_throttle()?.without_patience());
+        kinds::of(*kind)?.probe(&endpoint, network, &defined)
+    });
     match source {
         Ok(Some(source)) => {
             let source = OnNetwork::new(name.to_string(), network.clone(), source);
