@@ -12,7 +12,13 @@ pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/pb.rs"));
 }
 
+#[allow(missing_docs, clippy::all)]
+pub mod pb_bytes {
+    //! The messages of blocks again, whose bytes are pieces of the message that they were read from.
+    include!(concat!(env!("OUT_DIR"), "/bytes/pb.rs"));
+}
+
 pub use chain::Served;
-pub use files::read;
+pub use files::{read, read_all};
 pub use made::{fork, made, made_on};
 pub use server::{FirehoseServer, Options};

@@ -38,6 +38,7 @@ use client::Client;
 pub use decode::{Decoder, Payload};
 use decode::{id_of, link_of_payload};
 use follow::Follow;
+pub use order::{GROUP_BLOCKS, GROUP_BYTES};
 pub use tables::tables;
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The test kit's counterparts for scripts: a replay node, a beacon node, an anvil, a Substreams endpoint, a
-//! database, a recorder, a writer of chains, and a measure of JSON parsers.
+//! The test kit's counterparts for scripts: a replay node, a beacon node, an anvil, endpoints of
+//! Substreams and Firehose, a database, a recorder, a writer of chains, and a measure of JSON parsers.
 //!
 //! The recorded chain for demonstrations (`assets/demo-chain.jsonl.zst`) is made again with
 //!
@@ -17,6 +17,7 @@ use nozzle_testkit::{
     anvil::{Anvil, AnvilOptions},
     beacon::{BeaconChain, BeaconNode},
     chain::ChainBuilder,
+    firehose::{self, FirehoseServer, made, made_on},
     parse,
     postgres::Postgres,
     replay::{Recording, ReplayOptions, ReplayServer},
@@ -53,6 +54,10 @@ enum Command {
     /// Serves the example package's module, with a block every so often, and every tenth time a reorg of up to five
     /// blocks. Prints its URL when it is ready; ends as a replay does.
     Substreams(SubstreamsArguments),
+    /// Serves blocks of files as Firehose, or made ones with a block every so often, and every tenth time a reorg of up
+    /// to five blocks. Made ones have hashes that are not those of their headers: extract them with `--verify
+    /// links`. Prints its URL when it is ready; ends as a replay does.
+    Firehose(FirehoseArguments),
     /// Records a node's chain into a file.
     Capture(CaptureArguments),
     /// Fills a running anvil (--no-mining --order fifo) with a varied chain.
@@ -130,6 +135,28 @@ struct SubstreamsArguments {
     /// The token that has to be sent.
     #[arg(long)]
     token: Option<String>,
+}
+
+#[derive(Args)]
+struct FirehoseArguments {
+    /// A folder with `.dbin` files, packed with zstd or not, whose blocks are served.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Of a made chain: the last block at the start; the first is 0.
+    #[arg(long, default_value_t = 60, conflicts_with = "folder")]
+    blocks: u64,
+    /// Of a made chain: the milliseconds between two blocks.
+    #[arg(long, default_value_t = 1000, conflicts_with = "folder")]
+    block_time_ms: u64,
+    /// The port; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// The token that has to be sent.
+    #[arg(long)]
+    token: Option<String>,
+    /// The name of the chain; it says none if not given.
+    #[arg(long, default_value_t)]
+    chain_name: String,
 }
 
 #[derive(Args)]
@@ -215,6 +242,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Anvil(arguments) => anvil(arguments).await,
         Command::Postgres => postgres().await,
         Command::Substreams(arguments) => substreams(arguments).await,
+        Command::Firehose(arguments) => serve_firehose(arguments).await,
         Command::Capture(arguments) => capture(arguments).await,
         Command::Chain(arguments) => chain(arguments).await,
         Command::Parse(arguments) => parse(arguments),
@@ -294,6 +322,43 @@ async fn grow(server: &SubstreamsServer, mut head: u64, block_time: Duration) {
         let reorg = if head.is_multiple_of(10) { 1 + head / 10 % 5 } else { 0 };
         fork = fork.wrapping_add(u8::from(reorg > 0));
         server.extend(example::blocks(fork, head - reorg..=head));
+    }
+}
+
+async fn serve_firehose(arguments: FirehoseArguments) -> anyhow::Result<()> {
+    let terminated = signal(SignalKind::terminate())?;
+    let FirehoseArguments { folder, blocks, block_time_ms, port, token, chain_name } = arguments;
+    let chain = match &folder {
+        Some(folder) => firehose::read_all(folder)?,
+        None => made(0, blocks, 0),
+    };
+    let first_block = chain.first().context("there are no blocks")?.number;
+    let options = firehose::Options { port, token, chain_name, first_block, ..firehose::Options::default() };
+    let server = FirehoseServer::start(chain, options).await?;
+    println!("{}", server.url());
+    let grow = async {
+        match folder {
+            Some(_) => std::future::pending().await,
+            None => grow_firehose(&server, blocks, Duration::from_millis(block_time_ms)).await,
+        }
+    };
+    tokio::select! {
+        () = grow => {}
+        () = until_unwanted(terminated) => {}
+    }
+    Ok(())
+}
+
+/// A block every so often, and other ones in the place of the last ones every tenth time.
+async fn grow_firehose(server: &FirehoseServer, mut head: u64, block_time: Duration) {
+    let mut fork = 0_u8;
+    loop {
+        tokio::time::sleep(block_time).await;
+        head += 1;
+        let reorg = if head.is_multiple_of(10) { 1 + head / 10 % 5 } else { 0 };
+        let parent = fork;
+        fork = (fork + u8::from(reorg > 0)) % 100;
+        server.push(made_on(head - reorg, head, fork, parent));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Files of blocks as Firehose keeps them: `dbin`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -32,6 +32,20 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Served>> {
         bytes = zstd::decode_all(&bytes[..]).with_context(|| format!("unpacking {}", path.display()))?;
     }
     parse(&bytes).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The blocks of all such files of a folder, each once, ascending.
+pub fn read_all(folder: &Path) -> anyhow::Result<Vec<Served>> {
+    let what = || format!("reading {}", folder.display());
+    let files = std::fs::read_dir(folder).with_context(what)?.map(|entry| Ok(entry?.path()));
+    let files = files.collect::<std::io::Result<Vec<PathBuf>>>().with_context(what)?;
+    let mut blocks = vec![];
+    for file in files.iter().filter(|file| file.to_string_lossy().contains(".dbin")) {
+        blocks.extend(read(file)?);
+    }
+    blocks.sort_by_key(|block| block.number);
+    blocks.dedup_by_key(|block| block.number);
+    Ok(blocks)
 }
 
 /// `dbin`, a version, the type of the content (version 0: three letters and two digits; version 1: a length of two bytes and a name), then
