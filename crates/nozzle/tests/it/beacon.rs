@@ -1,6 +1,7 @@
 //! Datasets of kind `eth-beacon`: slots that were skipped, reorgs, kills, finality, and joins with the
 //! execution layer.
 
+use futures::{StreamExt, stream};
 use nozzle_testkit::{
     beacon::{BeaconChain, BeaconFault, BeaconNode, body},
     replay::Recording,
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::{
     check::change,
-    harness::{Db, NOT_MERGED, Place, synthetic, until, until_stored},
+    faults,
+    harness::{Db, NOT_MERGED, Place, python, synthetic, until, until_stored, workspace},
 };
 
 const TABLES: [&str; 9] = [
@@ -163,13 +165,16 @@ fn next_chain(chain: &BeaconChain, rng: &mut Rng, fork: u8) -> BeaconChain {
 /// Faults, reorgs and kills as a seed has them, of two nodes; at the end all is as they have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_nodes_do_the_rows_are_those_of_their_chain() {
-    let seeds = std::env::var("NOZZLE_FAULT_SCHEDULES").map_or(4, |count| count.parse::<u64>().unwrap());
-    let days = (0..seeds).map(|seed| tokio::task::spawn_blocking(move || a_faulty_day(seed)));
-    futures::future::join_all(days).await.into_iter().for_each(Result::unwrap);
+    let (seed, count) = (faults::seed(), faults::schedules(4));
+    println!("NOZZLE_FAULT_SEED={seed} NOZZLE_FAULT_SCHEDULES={count}");
+    let on_thread = |index| tokio::task::spawn_blocking(move || a_faulty_day(seed, index));
+    let days = stream::iter(0..count).map(on_thread).buffer_unordered(faults::AT_A_TIME);
+    days.for_each(|ended| async { ended.unwrap() }).await;
 }
 
-fn a_faulty_day(seed: u64) {
-    let mut rng = Rng::new(seed);
+fn a_faulty_day(seed: u64, index: u64) {
+    let mut rng = Rng::nth(seed, index);
+    let seed = format!("seed {seed}, schedule {index}");
     let mut chain = BeaconChain::build(100, &[1, 40, 41, 99]);
     chain.finalized = Some(80);
     let nodes = [BeaconNode::start(chain.clone()).unwrap(), BeaconNode::start(chain.clone()).unwrap()];
@@ -191,9 +196,11 @@ fn a_faulty_day(seed: u64) {
             chain = next_chain(&chain, &mut rng, fork);
             nodes.iter().for_each(|node| node.set_chain(chain.clone()));
             let said = running.wait();
-            assert!(!said.stderr.contains("panicked"), "seed {seed}: {}", said.stderr);
-            let named = said.code == Some(0) || said.stderr.contains("`beacon0`");
-            assert!(named, "seed {seed}: {}", said.stderr);
+            assert!(!said.stderr.contains("panicked"), "{seed}: {}", said.stderr);
+            // A reorg may be told by its block alone.
+            let names = ["`beacon0`", "`beacon1`", "block "];
+            let named = said.code == Some(0) || names.iter().any(|name| said.stderr.contains(name));
+            assert!(named, "{seed}: {}", said.stderr);
         }
         chain = next_chain(&chain, &mut rng, 10 + fork);
         nodes.iter().for_each(|node| node.set_chain(chain.clone()));
@@ -201,7 +208,7 @@ fn a_faulty_day(seed: u64) {
     let head = chain.blocks().last().unwrap().slot;
     nodes.iter().for_each(BeaconNode::heal);
     dump(&place, "latest");
-    assert_eq!(stored_roots(&place), roots_of(&chain, head), "seed {seed}");
+    assert_eq!(stored_roots(&place), roots_of(&chain, head), "{seed}");
     place.ok(&["check", "--dataset", "beacon"]);
     let sound = async { place.stored("beacon").await.assert_sound(0, head) };
     tokio::runtime::Handle::current().block_on(sound);
@@ -399,6 +406,87 @@ fn an_old_block_that_the_node_has_lost_is_told() {
     );
     let asked = node.asked().len();
     assert!(asked < 10_000, "{asked} questions");
+}
+
+#[test]
+fn a_block_that_the_node_has_lost_in_the_middle_is_told() {
+    let chain = BeaconChain::build(100, &[51]);
+    let mut lost = BeaconChain::default();
+    chain.blocks().filter(|block| block.slot != 50).for_each(|block| lost.insert(block.clone()));
+    let (bad, good) = (BeaconNode::start(lost.clone()).unwrap(), BeaconNode::start(chain.clone()).unwrap());
+    // Whether what follows is final, and so is not waited for.
+    for (finalized, words) in [
+        (Some(90), "`beacon0` cannot be used: it has lost a block between the slots 49 and 52"),
+        (
+            None,
+            "`beacon0` does not have the block, nor one that shows that its slot was skipped, of block 50",
+        ),
+    ] {
+        lost.finalized = finalized;
+        bad.set_chain(lost.clone());
+        let both = place(Db::Sqlite, "", &[&bad, &good]);
+        let said = both.ok(&["dump", "--dataset", "beacon"]);
+        let is_told = said.stderr.contains(words) && said.stderr.contains("`beacon0` is left to rest");
+        assert!(is_told && !said.stderr.contains("does not follow"), "{}", said.stderr);
+        assert_eq!(stored_roots(&both), roots_of(&chain, 100));
+    }
+    lost.finalized = Some(90);
+    bad.set_chain(lost);
+    let alone = place(Db::Sqlite, "", &[&bad]);
+    let said = alone.run(&["dump", "--dataset", "beacon"]);
+    assert!(said.code == Some(1) && said.stderr.contains("between the slots 49 and 52"), "{}", said.stderr);
+    assert_eq!(stored_roots(&alone), roots_of(&chain, 49));
+}
+
+/// The folder of what the tests of the source have.
+fn of_source() -> std::path::PathBuf {
+    workspace().join("crates/sources/src/beacon/tests")
+}
+
+#[tokio::test]
+async fn a_recorded_chain_with_missed_slots_is_stored_whole() {
+    let chain = BeaconChain::load(&of_source().join("lodestar-1.5.1-slots-0-100.jsonl.zst")).unwrap();
+    let head = chain.blocks().last().unwrap().slot;
+    let node = BeaconNode::start(chain.clone()).unwrap();
+    let place = Place::configured(Db::Sqlite, "");
+    place.write("datasets/beacon.json", r#"{"name":"beacon","kind":"eth-beacon","network":"chain-5"}"#);
+    let keys = format!("kind = \"eth-beacon\"\nnetwork = \"chain-5\"\nurl = \"{}\"\n", node.url());
+    place.write("providers/beacon.toml", &keys);
+    place.ok(&["dump", "--dataset", "beacon", "--verify", "full"]);
+    place.stored("beacon").await.assert_sound(0, head);
+    assert_eq!(stored_roots(&place), roots_of(&chain, head));
+    let missed = head + 1 - chain.blocks().count() as u64;
+    assert!(missed > 10, "{missed} were missed");
+    assert_eq!(place.number("SELECT max(block_num) + 1 - count(*) FROM beacon.blocks"), missed);
+    let items = |pointer: &str| {
+        let body = chain.blocks().map(|block| &block.block["data"]["message"]["body"]);
+        body.filter_map(|body| body.pointer(pointer)?.as_array()).map(Vec::len).sum::<usize>() as u64
+    };
+    for (table, pointer) in [
+        ("attestations", "/attestations"),
+        ("deposits", "/deposits"),
+        ("withdrawals", "/execution_payload/withdrawals"),
+        ("voluntary_exits", "/voluntary_exits"),
+        ("proposer_slashings", "/proposer_slashings"),
+        ("attester_slashings", "/attester_slashings"),
+        ("bls_to_execution_changes", "/bls_to_execution_changes"),
+        ("execution_requests", "/execution_requests/deposits"),
+    ] {
+        let counted = place.number(&format!("SELECT count(*) FROM beacon.{table}"));
+        assert_eq!(counted, items(pointer), "{table}");
+    }
+    assert!(items("/attestations") > 50);
+    assert_eq!(place.number("SELECT count(DISTINCT version) FROM beacon.blocks"), 4);
+    place.ok(&["check", "--dataset", "beacon"]);
+}
+
+#[test]
+fn a_second_reader_hashes_the_blocks_of_every_fork_alike() {
+    let script = std::fs::read_to_string(of_source().join("second_reader.py")).unwrap();
+    let kept = of_source().join("every-fork.jsonl.zst");
+    let read = python(&script, &["kept", kept.to_str().unwrap()]);
+    let forks = ["phase0", "altair", "bellatrix", "capella", "deneb", "electra", "fulu"];
+    assert_eq!(read.lines().collect::<Vec<_>>(), forks);
 }
 
 #[test]

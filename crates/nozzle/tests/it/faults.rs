@@ -23,7 +23,7 @@ const MOST_TRANSACTIONS: u64 = 4;
 const BATCH: u64 = 10;
 
 /// Schedules that run at a time: they mostly wait.
-const AT_A_TIME: usize = 12;
+pub const AT_A_TIME: usize = 12;
 
 /// Schedules whose rows are compared together.
 const A_BATCH: u64 = 60;
@@ -80,13 +80,13 @@ struct Ended {
     _place: Place,
 }
 
-/// So many schedules: 40, or what `NOZZLE_FAULT_SCHEDULES` says.
-fn schedules() -> u64 {
-    std::env::var("NOZZLE_FAULT_SCHEDULES").map_or(40, |count| count.parse().expect("a number"))
+/// So many schedules as `NOZZLE_FAULT_SCHEDULES` says, where it does.
+pub fn schedules(or: u64) -> u64 {
+    std::env::var("NOZZLE_FAULT_SCHEDULES").map_or(or, |count| count.parse().expect("a number"))
 }
 
 /// The seed of the schedules: random, or what `NOZZLE_FAULT_SEED` says.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let random = || now.expect("the clock is after 1970").as_nanos() as u64;
     std::env::var("NOZZLE_FAULT_SEED").map_or_else(|_| random(), |seed| seed.parse().expect("a number"))
@@ -200,7 +200,7 @@ fn lasting(turn: u64) -> BTreeMap<Fault, f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_provider_answers_the_rows_are_right_or_an_error_says_what_failed() {
-    let (seed, count) = (seed(), schedules());
+    let (seed, count) = (seed(), schedules(40));
     println!("NOZZLE_FAULT_SEED={seed} NOZZLE_FAULT_SCHEDULES={count}");
     let serve = |seed| {
         let recording = Recording::small_mainnet_like(BLOCKS, MOST_TRANSACTIONS, seed).preload().unwrap();

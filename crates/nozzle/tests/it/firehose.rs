@@ -1,11 +1,15 @@
 //! Datasets of the kind `firehose`, from an endpoint that forks, breaks off and repeats itself.
 
+use futures::{StreamExt, stream};
 use nozzle_testkit::{
     firehose::{FirehoseServer, Options, made, made_on},
     rng::Rng,
 };
 
-use crate::harness::{Db, Place, until, until_stored};
+use crate::{
+    faults,
+    harness::{Db, Place, until, until_stored},
+};
 
 /// A place with the dataset `fh` and a provider that has a token and a key.
 fn place(server: &FirehoseServer) -> Place {
@@ -178,25 +182,18 @@ fn a_manifest_of_the_kind_is_generated() {
     assert_eq!(tables, ["blocks", "calls", "logs", "transactions", "withdrawals"]);
 }
 
-/// So many schedules: 4, or what `NOZZLE_FAULT_SCHEDULES` says.
-fn schedules() -> u64 {
-    std::env::var("NOZZLE_FAULT_SCHEDULES").map_or(4, |count| count.parse().expect("a number"))
-}
-
 /// Disconnects, messages that come again, late or never, blocks that are cut off, forks, kills: whatever a dump
 /// makes of it, it is the chain, or an error that names the endpoint; and the chain it is once the endpoint is calm.
 #[tokio::test(flavor = "multi_thread")]
 async fn schedules_of_faults_forks_and_kills_end_on_the_chain() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = std::env::var("NOZZLE_FAULT_SEED").map_or(now.as_nanos() as u64, |seed| seed.parse().unwrap());
-    println!("seed {seed}");
+    let (seed, count) = (faults::seed(), faults::schedules(4));
+    println!("NOZZLE_FAULT_SEED={seed} NOZZLE_FAULT_SCHEDULES={count}");
     // Each on a thread of its own: most of the time it waits for the program.
     let on_thread = |index| {
         tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(day(seed, index)))
     };
-    for day in (0..schedules()).map(on_thread).collect::<Vec<_>>() {
-        day.await.unwrap();
-    }
+    let days = stream::iter(0..count).map(on_thread).buffer_unordered(faults::AT_A_TIME);
+    days.for_each(|ended| async { ended.unwrap() }).await;
 }
 
 async fn day(seed: u64, index: u64) {

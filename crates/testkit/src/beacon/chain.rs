@@ -129,6 +129,8 @@ impl BeaconChain {
     pub fn recorded(lines: &str) -> anyhow::Result<Self> {
         let mut lines = lines.lines().map(serde_json::from_str::<Value>);
         let first = lines.next().context("the recording is empty")??;
+        let is_network = first["spec"].is_object() && first["genesis"].is_object();
+        anyhow::ensure!(is_network, r#"its first line is not {{"spec":…,"genesis":…}}"#);
         let network = Network { spec: first["spec"].clone(), genesis: first["genesis"].clone() };
         let mut chain = Self { network, ..Self::default() };
         for line in lines {

@@ -1,6 +1,8 @@
 """A second reader of beacon blocks, by remerkleable (pip install remerkleable): what the tests compare with.
 
   second_reader.py blocks SEED > blocks.jsonl   blocks of every fork with random contents and items of every kind
+  second_reader.py kept FILE.jsonl.zst          reads and hashes such blocks again; prints the forks of those that
+                                                are what they say
   second_reader.py files FOLDER                 of recorded blocks, JSON or SSZ: roots, and how many items
 
 The types are those of https://github.com/ethereum/consensus-specs, with the sizes of mainnet.
@@ -154,6 +156,18 @@ def blocks(seed):
             "block": {"version": fork, "data": {"message": message, "signature": signature}},
         }, separators=(",", ":")))
 
+def kept(path):
+    import pyarrow
+    for line in pyarrow.input_stream(path, compression="zstd").read().splitlines():
+        line = json.loads(line)
+        fork, message, header = line["block"]["version"], line["block"]["data"]["message"], line["header"]["data"]
+        block = read(block_of(fork), message)
+        assert written(block) == message, fork
+        assert root(block) == header["root"], fork
+        assert root(block.body) == header["header"]["message"]["body_root"], fork
+        assert counts(block.body) == line["rows"], fork
+        print(fork)
+
 # --- recorded ones ----------------------------------------------------------------------------------------------
 
 # What SSZ does not say of itself: the first fork that a file's block is of.
@@ -183,4 +197,4 @@ def files(folder):
         print(path.name, fork, root(block), root(block.body), counts(block.body))
 
 if __name__ == "__main__":
-    {"blocks": blocks, "files": files}[sys.argv[1]](sys.argv[2])
+    {"blocks": blocks, "kept": kept, "files": files}[sys.argv[1]](sys.argv[2])
