@@ -4,24 +4,20 @@
 //! read and never past it. Before each range the last one's hash is compared with what is stored now: where it is
 //! another, blocks were reorganised, and the next range starts where the chains part.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
     common::tree_node::TreeNodeRecursion, execution::SendableRecordBatchStream, logical_expr::LogicalPlan,
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use nozzle_core::{BlockHash, BlockId, BlockNum, BlockRange, DatasetRef, Network};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::{
     chain::Chain,
     error::QueryError,
-    feed::{Feeds, Follows, Subscription},
+    feed::{Feeds, Follows, Microbatch, Subscription},
     incremental::Incremental,
     session::{Engine, Session},
 };
@@ -72,6 +68,46 @@ pub enum StreamItem {
 
 /// A query that goes on.
 pub struct QueryStream {
+    schema: SchemaRef,
+    keep_alive: Duration,
+    /// What comes next, with what has read it. It is kept while the client is told that its stream lives: what a
+    /// range begins with may take longer.
+    coming: BoxFuture<'static, (Reader, Result<StreamItem, QueryError>)>,
+}
+
+impl std::fmt::Debug for QueryStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl QueryStream {
+    /// Plans a query; refused where it cannot go on block by block.
+    pub async fn open(engine: Arc<Engine>, sql: String, options: StreamOptions) -> Result<Self, QueryError> {
+        let keep_alive = options.keep_alive;
+        let reader = Reader::open(engine, sql, options).await?;
+        Ok(Self { schema: Arc::clone(&reader.schema), keep_alive, coming: reader.read() })
+    }
+
+    /// The columns of the rows.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// What comes next; it never ends by itself.
+    pub async fn next(&mut self) -> Result<StreamItem, QueryError> {
+        match timeout(self.keep_alive, &mut self.coming).await {
+            Ok((reader, item)) => {
+                self.coming = reader.read();
+                item
+            }
+            Err(_) => Ok(StreamItem::KeepAlive),
+        }
+    }
+}
+
+/// What reads the ranges of a stream.
+pub(crate) struct Reader {
     engine: Arc<Engine>,
     sql: String,
     options: StreamOptions,
@@ -88,22 +124,12 @@ pub struct QueryStream {
     /// Where streams of the same query find each other; none for the one that reads for others.
     feeds: Option<Arc<Feeds>>,
     feed: Option<Subscription>,
-    /// What came from the feed and was not given yet.
-    waiting: VecDeque<StreamItem>,
+    /// What came from the feed, and how many batches of it were given.
+    taken: Option<(Arc<Microbatch>, usize)>,
 }
 
-impl std::fmt::Debug for QueryStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("QueryStream")
-            .field("sql", &self.sql)
-            .field("next", &self.next)
-            .finish_non_exhaustive()
-    }
-}
-
-impl QueryStream {
-    /// Plans a query; refused where it cannot go on block by block.
-    pub async fn open(engine: Arc<Engine>, sql: String, options: StreamOptions) -> Result<Self, QueryError> {
+impl Reader {
+    async fn open(engine: Arc<Engine>, sql: String, options: StreamOptions) -> Result<Self, QueryError> {
         let session = engine.session().await?;
         let (plan, incremental) = session.incremental(&sql).await?;
         let networks = session.networks(&plan)?;
@@ -145,7 +171,7 @@ impl QueryStream {
             given: vec![],
             running: None,
             feed: None,
-            waiting: VecDeque::new(),
+            taken: None,
         })
     }
 
@@ -164,7 +190,7 @@ impl QueryStream {
             running: None,
             feeds: None,
             feed: None,
-            waiting: VecDeque::new(),
+            taken: None,
         }
     }
 
@@ -178,47 +204,53 @@ impl QueryStream {
         self.given.last().copied().filter(|last| self.next == Some(last.number.saturating_add(1)))
     }
 
-    /// The columns of the rows.
-    pub fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+    /// How many blocks a range has at most, from the next one on; one that was begun is given up.
+    pub(crate) fn begin_again(&mut self, most_blocks: u64) {
+        self.running = None;
+        self.options.most_blocks = most_blocks;
     }
 
-    /// What comes next; it never ends by itself.
-    pub async fn next(&mut self) -> Result<StreamItem, QueryError> {
-        let quiet_until = Instant::now() + self.options.keep_alive;
+    /// How many blocks a range has at most.
+    pub(crate) fn most_blocks(&self) -> u64 {
+        self.options.most_blocks
+    }
+
+    fn read(mut self) -> BoxFuture<'static, (Self, Result<StreamItem, QueryError>)> {
+        async move {
+            let item = self.next().await;
+            (self, item)
+        }
+        .boxed()
+    }
+
+    /// What comes next, however long that takes.
+    pub(crate) async fn next(&mut self) -> Result<StreamItem, QueryError> {
         loop {
-            if let Some(item) = self.waiting.pop_front() {
-                return Ok(item);
+            if let Some((microbatch, given)) = &mut self.taken {
+                let range = microbatch.range.clone();
+                if let Some(rows) = microbatch.rows.get(*given) {
+                    *given += 1;
+                    return Ok(StreamItem::Rows(rows.clone(), range));
+                }
+                self.taken = None;
+                self.has_given(&range);
+                return Ok(StreamItem::Complete(range));
             }
             let at = self.at();
             if let Some(feed) = &mut self.feed {
-                match timeout_at(quiet_until, feed.recv()).await {
-                    Ok(Ok(microbatch)) => {
-                        let range = &microbatch.range;
-                        match feed.follows(range, at) {
-                            Follows::Yes => {}
-                            Follows::NotYet => continue,
-                            Follows::No => {
-                                self.feed = None;
-                                continue;
-                            }
-                        }
-                        self.has_given(range);
-                        let rows =
-                            microbatch.rows.iter().map(|rows| StreamItem::Rows(rows.clone(), range.clone()));
-                        self.waiting.extend(rows.chain([StreamItem::Complete(range.clone())]));
-                    }
+                match feed.recv().await {
+                    Ok(microbatch) => match feed.follows(&microbatch.range, at) {
+                        Follows::Yes => self.taken = Some((microbatch, 0)),
+                        Follows::NotYet => {}
+                        Follows::No => self.feed = None,
+                    },
                     // It has ended, or is far ahead.
-                    Ok(Err(_)) => self.feed = None,
-                    Err(_) => return Ok(StreamItem::KeepAlive),
+                    Err(_) => self.feed = None,
                 }
                 continue;
             }
             if let Some((rows, range)) = &mut self.running {
-                let Ok(next) = timeout_at(quiet_until, rows.next()).await else {
-                    return Ok(StreamItem::KeepAlive);
-                };
-                match next {
+                match rows.next().await {
                     Some(Ok(batch)) if batch.num_rows() == 0 => continue,
                     Some(batch) => return Ok(StreamItem::Rows(batch?, range.clone())),
                     None => {
@@ -235,14 +267,9 @@ impl QueryStream {
                 continue;
             }
             self.feed = self.feeds.as_ref().and_then(|feeds| feeds.join(self));
-            if self.feed.is_some() {
-                continue;
+            if self.feed.is_none() {
+                timeout(POLL, commits.changed()).await.ok();
             }
-            let now = Instant::now();
-            if now >= quiet_until {
-                return Ok(StreamItem::KeepAlive);
-            }
-            timeout_at(quiet_until.min(now + POLL), commits.changed()).await.ok();
         }
     }
 

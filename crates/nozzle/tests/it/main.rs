@@ -34,6 +34,7 @@ mod restore;
 mod servers;
 mod soak;
 mod sql_logic;
+mod stream_clients;
 mod streams;
 mod substreams;
 mod tls;

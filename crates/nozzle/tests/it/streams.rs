@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nozzle_testkit::{
@@ -39,14 +39,24 @@ fn clients() -> u64 {
 
 /// What a client has: the last block of a whole range, and rows.
 #[derive(Default)]
-struct Had {
-    end: AtomicU64,
-    rows: AtomicU64,
+pub struct Had {
+    pub end: AtomicU64,
+    pub rows: AtomicU64,
 }
 
 async fn follow(http: reqwest::Client, url: String, sql: &'static str, had: Arc<Had>) {
-    let mut answer = http.post(url).header("nozzle-control", "true").body(sql).send().await.unwrap();
+    read(begin(&http, &url, sql).await, had).await;
+}
+
+/// A stream that was begun, of which nothing is read.
+pub async fn begin(http: &reqwest::Client, url: &str, sql: &'static str) -> reqwest::Response {
+    let answer = http.post(url).header("nozzle-control", "true").body(sql).send().await.unwrap();
     assert_eq!(answer.status(), 200);
+    answer
+}
+
+/// Reads a stream for ever.
+pub async fn read(mut answer: reqwest::Response, had: Arc<Had>) {
     let mut rest = vec![];
     while let Ok(Some(part)) = answer.chunk().await {
         rest.extend_from_slice(&part);
@@ -293,6 +303,36 @@ async fn a_reorg_is_told_to_every_client() {
     away = away.resume(server.jsonl(), sql);
     until("the client to have caught up", async || has(&mut away, &at)).await;
     assert_eq!((away.reorgs, away.sorted()), (1, stored));
+}
+
+/// A store that answers late does not keep a stream silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_lives_while_its_store_is_slow() {
+    const LATE: Duration = Duration::from_secs(2);
+    let store = tokio::task::spawn_blocking(StoreServer::seaweedfs).await.unwrap().unwrap();
+    let node = synthetic(Recording::synthetic(STORED, 3, 2, 7), 0);
+    let lines = format!("data_dir = \"{}\"\n{NOT_MERGED}\nkeep_alive_interval_secs = 0.2", store.url("slow"));
+    let mut place = Place::configured(Db::Sqlite, &lines);
+    place.define("eth", "chain-1337", node.url());
+    place.set_variables(store.variables(None));
+    place.ok(&["dump", "--dataset", "eth"]);
+    let late = StoreProxyOptions { latency: LATE, ..StoreProxyOptions::default() };
+    let proxy = StoreProxy::start(store.address(), late).unwrap();
+    place.set_variables(store.variables(Some(proxy.url())));
+    let server = Server::start(&place, &["--jsonl-server"]);
+    let sql = "SELECT block_num FROM eth.blocks SETTINGS stream = true";
+    let mut answer = begin(&reqwest::Client::new(), server.jsonl(), sql).await;
+    let mut quiet = Duration::ZERO;
+    loop {
+        let asked = Instant::now();
+        let part = answer.chunk().await.unwrap().unwrap();
+        quiet = quiet.max(asked.elapsed());
+        if part.windows(9).any(|word| word == b"block_num") {
+            break;
+        }
+    }
+    // What comes before the first row asks the store more than once.
+    assert!(quiet < LATE, "nothing came for {quiet:?}");
 }
 
 fn sorted_blocks(place: &Place) -> Vec<String> {
