@@ -25,7 +25,7 @@ use crate::{
 /// So many ranges are remembered, to find where chains part; below them it is the newest final block.
 const REMEMBERED: usize = 1_000;
 
-/// Chains that tell of no finality, or of one close to their heads, are taken to lose no more blocks at once.
+/// A chain that has lost a block that it calls final is taken to lose no more blocks at once.
 const NEVER_DEEPER: u64 = 64;
 
 /// How long commits that were not told of stay unseen.
@@ -357,13 +357,18 @@ async fn below(
     start: BlockNum,
 ) -> Result<BlockNum, QueryError> {
     let known = session.metadata().finality(network).await?;
-    let finalized = known.and_then(|known| known.finalized).map(|block| block.number);
-    // What is final now may not have been when the client was given the block: it was then as far below the
-    // head as it is now, or not much further.
-    let lag = known.zip(finalized).map_or(0, |(known, number)| known.head.number.saturating_sub(number));
-    let reach = lag.max(NEVER_DEEPER).saturating_mul(2);
-    let safe = finalized.map_or(0, |number| number.saturating_add(1));
-    Ok(safe.min(lost.saturating_sub(reach)).max(start))
+    let finalized = known.and_then(|known| Some((known.head.number, known.finalized?.number)));
+    Ok(finalized.map_or(0, |(head, finalized)| behind_final(lost, head, finalized)).max(start))
+}
+
+/// The first block behind the newest that was final when `lost` was the head, as far below it as the newest final
+/// one is below the head now. Blocks that became final later may be others than the client has had.
+fn behind_final(lost: BlockNum, head: BlockNum, finalized: BlockNum) -> BlockNum {
+    let lag = head.saturating_sub(finalized);
+    // Where what is final was lost, finality tells too little.
+    let reach = if lost > finalized { lag } else { lag.max(NEVER_DEEPER) };
+    // The first block of a chain is final from the beginning.
+    lost.saturating_sub(reach).min(finalized).saturating_add(1)
 }
 
 /// The datasets whose tables a plan reads.
@@ -376,4 +381,31 @@ fn datasets_of(plan: &LogicalPlan) -> Result<BTreeSet<DatasetRef>, QueryError> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(datasets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_with_nothing_of_the_chain_goes_on_behind_what_was_final_for_it() {
+        // The newest block that the client has, the head, the newest final block, and where the stream goes on.
+        let cases = [
+            // Its block was the head: behind the newest final one.
+            (200, 200, 136, 137),
+            (1_000, 1_000, 999, 1_000),
+            (1_000, 999, 999, 1_000),
+            // Since then the chain has grown by 40: some that are final now were not.
+            (160, 200, 136, 97),
+            (130, 200, 136, 67),
+            // What is called final has gone.
+            (1_000, 1_010, 1_010, 937),
+            (6, 20, 0, 1),
+            (64, 64, 0, 1),
+            (40, 110, 46, 1),
+        ];
+        for (lost, head, finalized, goes_on) in cases {
+            assert_eq!(behind_final(lost, head, finalized), goes_on, "{lost} of {head}, {finalized} final");
+        }
+    }
 }

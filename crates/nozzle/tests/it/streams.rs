@@ -279,7 +279,10 @@ async fn a_reorg_is_told_to_every_client() {
     // One cursor alone is known to have gone, and it lies at a number that is final by now.
     let mut stranger = Client::start(server.jsonl(), sql, &[(6, format!("0x{:064x}", 6))]);
     stranger.cursors = vec![(6, "gone".to_owned())];
-    stranger.rows = vec![(6, "gone".to_owned())];
+    let [first] = &place.query("SELECT block_num, hash FROM eth.blocks WHERE block_num = 0")[..] else {
+        panic!("the first block is there")
+    };
+    stranger.rows = vec![(0, first.to_string()), (6, "gone".to_owned())];
     until("the reorg to be told", async || has(&mut stranger, &at)).await;
     let stored = sorted_blocks(&place);
     assert_eq!((stranger.reorgs, stranger.sorted()), (1, stored));
@@ -303,6 +306,35 @@ async fn a_reorg_is_told_to_every_client() {
     away = away.resume(server.jsonl(), sql);
     until("the client to have caught up", async || has(&mut away, &at)).await;
     assert_eq!((away.reorgs, away.sorted()), (1, stored));
+}
+
+/// A client whose blocks are all gone is sent back behind the newest block that was final for it, and not further.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_nothing_of_the_chain_goes_on_behind_the_final_block() {
+    let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
+    anvil.mine(90).await.unwrap();
+    let place = Place::configured(Db::Sqlite, NOT_MERGED);
+    place.define("eth", "anvil", anvil.url());
+    place.ok(&["dump", "--dataset", "eth"]);
+    let finality = place.metadata().await.finality(&NETWORK.parse().unwrap()).await.unwrap().unwrap();
+    let finalized = finality.finalized.unwrap().number;
+    let head = (finality.head.number, format!("{:#x}", finality.head.hash));
+    assert!(head.0 == 90 && (1..90).contains(&finalized), "{finality:?}");
+    let server = Server::start(&place, &["--jsonl-server"]);
+    let sql = "SELECT block_num, hash FROM eth.blocks SETTINGS stream = true";
+    let gone = |number: u64| (number, format!("0x{:064x}", 6));
+    // Of several the newest is where it was.
+    for (knows, first) in [
+        (vec![gone(90)], finalized + 1),
+        (vec![gone(88), gone(90)], finalized - 1),
+        (vec![gone(finalized)], 1),
+    ] {
+        let mut client = Client::start(server.jsonl(), sql, &knows);
+        client.cursors = knows.clone();
+        until("the client to have what is stored", async || has(&mut client, &head)).await;
+        let firsts = client.rows.iter().map(|(number, _)| *number).min();
+        assert_eq!((firsts, client.reorgs), (Some(first), 1), "{knows:?}");
+    }
 }
 
 /// A store that answers late does not keep a stream silent.
