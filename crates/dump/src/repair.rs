@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use nozzle_core::{BlockRange, RevisionId};
+use nozzle_core::{BlockNum, BlockRange, RevisionId};
 use nozzle_metadata::CommitError;
 use nozzle_sources::SharedSource;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +81,10 @@ impl Repair<'_> {
     ) -> Result<RepairEnd, DumpError> {
         for range in segments {
             let mut terms = leases.covering(*range).ok_or(DumpError::LeaseLost)?;
+            if !self.source.is_of_chain() {
+                // The limit is read before the sources, as in every round of a dump.
+                self.refuse_above(self.source.head().await?.latest.number, *range)?;
+            }
             terms.sources = self.source.made_of().await?.map(|made_of| made_of.revisions);
             // Read under the lease: nobody else changes it now.
             let pieces = self.stored.pieces(*range).await?;
@@ -91,6 +95,16 @@ impl Repair<'_> {
             }
         }
         Ok(RepairEnd::Done)
+    }
+
+    fn refuse_above(&self, head: BlockNum, range: BlockRange) -> Result<(), DumpError> {
+        if range.end() <= head {
+            return Ok(());
+        }
+        Err(DumpError::Refused(format!(
+            "what `{}` is made of reaches to block {head} only, and blocks {range} are to be replaced: run `nozzle dump` for that first",
+            self.source.provider()
+        )))
     }
 
     async fn replace(

@@ -27,6 +27,9 @@ impl Run<'_> {
     /// One look at what is stored, and one thing done about it, up to `end` or as far as the dump may
     /// go.
     pub async fn round(&self, sight: Sight, end: Option<BlockNum>) -> Result<Round, DumpError> {
+        // The limit is read before the sources; do not swap. Revisions never come back, as only one that is being
+        // built becomes the one that is read. So where what a segment says contains what was read at the look, and
+        // equals what is read today, its rows are of that.
         let Some(limit) = sight.limit else { return Ok(Round::NothingYet) };
         let last = end.map_or(limit.number, |end| end.min(limit.number));
         let whole_until = self.dump.options.part.map_or(last, |part| part.whole_until.max(last));
