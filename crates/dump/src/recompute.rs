@@ -12,7 +12,7 @@ use arrow::{
 };
 use futures::{StreamExt, TryStreamExt};
 use nozzle_core::{BlockHash, BlockNum, BlockRange, SourceRevisions, TableDef};
-use nozzle_metadata::{Scan, Segment, SegmentId};
+use nozzle_metadata::{HeldLease, Scan, Segment, SegmentId};
 use nozzle_query::RowsHash;
 use nozzle_sources::{MadeOf, SourceError};
 
@@ -49,8 +49,8 @@ impl Run<'_> {
         self.made_of().map(|made_of| made_of.revisions)
     }
 
-    /// The segments of the first table that begin in a range, end at or below `limit`, are nobody else's to write
-    /// now, and were computed from other revisions than those that are read.
+    /// The segments of the first table that begin in a range, end at or below `limit`, and were computed from other
+    /// revisions than those that are read.
     pub async fn stale(&self, range: BlockRange, limit: BlockNum) -> Result<Vec<Segment>, DumpError> {
         let made_of = self.made_of().filter(|made_of| made_of.is_settled);
         let (Some(made_of), Some((_, location))) = (made_of, self.target.tables.first()) else {
@@ -65,13 +65,11 @@ impl Run<'_> {
         let mut segments = metadata.segments(&scan).await?;
         let ids: Vec<SegmentId> = segments.iter().map(|segment| segment.id).collect();
         let of: HashMap<_, _> = metadata.sources(&ids).await?.into_iter().collect();
-        let held = metadata.leases(self.revision.id).await?;
         segments.retain(|segment| {
             let blocks = segment.span.range;
             range.start() <= blocks.start()
                 && blocks.end() <= limit
                 && of.get(&segment.id).is_some_and(|of| *of != sources)
-                && !held.iter().any(|held| held.lease.range.overlaps(blocks))
         });
         Ok(segments)
     }
@@ -91,13 +89,27 @@ impl Run<'_> {
         let part = self.dump.options.part.filter(|part| !part.switches);
         let first = part.map_or(self.dump.start_block, |part| part.blocks.start());
         let Some(range) = BlockRange::new(first, last) else { return Ok(None) };
-        let stale = self.stale(range, limit).await?;
-        let Some(some) = first_run(&stale) else { return Ok(None) };
+        let mut stale = self.stale(range, limit).await?;
+        if stale.is_empty() {
+            return Ok(None);
+        }
+        // Those that others may be writing now come later.
+        let held = self.dump.metadata.leases(self.revision.id).await?;
+        let holder =
+            |segment: &Segment| held.iter().find(|held| held.lease.range.overlaps(segment.span.range));
+        let other = stale.iter().find_map(holder).cloned();
+        stale.retain(|segment| holder(segment).is_none());
+        // A part is done when all of it is: whoever is at it may die.
+        let wait = |held: Box<HeldLease>| match part {
+            Some(_) if is_nothing_missing => Some(Round::LeftToOthers(held)),
+            _ => None,
+        };
+        let Some(some) = first_run(&stale) else { return Ok(other.map(Box::new).and_then(wait)) };
         self.has_recomputed.store(true, Relaxed);
         let leases = match self.claim(&[some], true).await? {
             Claimed::Some(leases, _) => leases,
             // Then it is theirs to do.
-            Claimed::None(_) => return Ok(None),
+            Claimed::None(held) => return Ok(wait(held)),
             Claimed::Stopped => return Ok(Some(Round::Stopped)),
         };
         let result = self.recompute(some, &leases).await;
@@ -111,11 +123,19 @@ impl Run<'_> {
 
     async fn recompute(&self, range: BlockRange, leases: &Leases) -> Result<Round, DumpError> {
         let Some(sources) = self.source_revisions() else { return Ok(Round::Progress) };
-        self.observer.event(Event::Planned { blocks: range.len() });
         let tables = self.segments(range).await?;
-        let Some(pieces) = pieces(&tables, range) else {
+        let Some(mut pieces) = pieces(&tables, range) else {
             return Ok(Round::Replan("another writer has changed the stored blocks".into()));
         };
+        // Between the look and the claim another may have done them.
+        let ids: Vec<SegmentId> = pieces.iter().map(|piece| piece[0].id).collect();
+        let of: HashMap<_, _> = self.dump.metadata.sources(&ids).await?.into_iter().collect();
+        pieces.retain(|piece| of.get(&piece[0].id).is_some_and(|of| *of != sources));
+        let [first, last] = [pieces.first(), pieces.last()].map(|piece| piece.map(|p| p[0].span.range));
+        let Some(range) = first.zip(last).and_then(|(a, b)| BlockRange::new(a.start(), b.end())) else {
+            return Ok(Round::Progress);
+        };
+        self.observer.event(Event::Planned { blocks: range.len() });
         let computing = async {
             let computed = self.computed(range, &pieces).await?;
             let mut are_same = vec![];

@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         let Some(mut sight) = self.look_again_while(self.dump.options.follow, &mut past).await? else {
             return Ok(RunEnd::Stopped);
         };
-        let Some(goal) = self.goal(&sight)? else { return Ok(RunEnd::Reached) };
+        let Some(goal) = self.goal(&sight).await? else { return Ok(RunEnd::Reached) };
         loop {
             let limit = sight.limit.map(|limit| limit.number);
             let end = goal.end(limit);
@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
     }
 
     /// Where the dump ends; `None` where that lies below the chain's first block.
-    fn goal(&self, first: &Sight) -> Result<Option<Goal>, DumpError> {
+    async fn goal(&self, first: &Sight) -> Result<Option<Goal>, DumpError> {
         let options = &self.dump.options;
         let goal = match (options.follow, options.end, first.limit) {
             (true, ..) => Some(Goal::Never),
@@ -249,7 +249,7 @@ impl<'a> Run<'a> {
             }
             (false, EndBlock::Latest, Some(limit)) => Some(Goal::AtMost(limit.number)),
             (false, EndBlock::BelowHead(below), Some(limit)) => {
-                limit.number.checked_sub(below).map(Goal::AtMost)
+                self.tip(limit.number).await?.checked_sub(below).map(Goal::AtMost)
             }
         };
         let start = self.dump.start_block;
@@ -265,6 +265,18 @@ impl<'a> Run<'a> {
         };
         self.observer.event(Event::NothingYet { why });
         Ok(goal)
+    }
+
+    /// The head that an end is so far below, `limit` where the source knows it. What is derived ends where all that
+    /// it is made of does: not so far below the end of that once more.
+    async fn tip(&self, limit: BlockNum) -> Result<BlockNum, DumpError> {
+        if self.dump.source.is_of_chain() {
+            return Ok(limit);
+        }
+        let known = self.dump.metadata.finality(&self.dump.network).await?;
+        let is_final = self.dump.options.only_finalized;
+        let tip = known.and_then(|known| if is_final { known.finalized } else { Some(known.head) });
+        Ok(tip.map_or(limit, |tip| tip.number.max(limit)))
     }
 
     /// A round; failures that may pass are waited for where that is wanted.
@@ -310,7 +322,7 @@ impl<'a> Run<'a> {
     pub async fn outlook(&self) -> Result<Outlook, DumpError> {
         let sight = self.look().await?;
         let start = self.dump.start_block;
-        let goal = self.goal(&sight)?;
+        let goal = self.goal(&sight).await?;
         let end = goal.and_then(|goal| goal.end(sight.limit.map(|limit| limit.number)));
         let finalized = sight.chain.finalized.map(|block| block.number);
         let settled_end = end.map_or(finalized, |end| finalized.map(|finalized| finalized.min(end)));
