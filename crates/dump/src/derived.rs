@@ -21,14 +21,15 @@ use futures::{
     stream::{self, BoxStream},
 };
 use nozzle_core::{
-    BlockId, BlockNum, BlockRange, DatasetRef, Network, SourceRevisions, TableDef, block::BlockLink,
-    derived::Resolved,
+    BlockId, BlockNum, BlockRange, DatasetRef, Network, RevisionId, SourceRevisions, TableDef,
+    block::BlockLink, derived::Resolved,
 };
 use nozzle_metadata::MetadataStore;
 use nozzle_query::{Chain, Engine, QueryError, Session, TableQuery, catalog::is_raw, plain::plain_batch};
 use nozzle_sources::{BlockRows, BlockSource, Head, MadeOf, Place, SourceError, TableRows};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 /// How many blocks the first range of a stream has, which is before anything is known of their rows.
 const FIRST_BLOCKS: u64 = 256;
@@ -141,9 +142,9 @@ impl Derivation {
         let session = self.session().await?;
         let chain = self.chain(&session)?;
         if self.watermark(&session, &chain).await?.is_none_or(|watermark| watermark < range.end()) {
-            return Err(
-                self.unavailable(format!("what it is made of no longer reaches to block {}", range.end()))
-            );
+            // It did when it was looked at: blocks were reorganised away since.
+            let (provider, block) = (self.name.clone(), range.end());
+            return Err(SourceError::Missing { provider, block, what: "what its queries read" });
         }
         let blocks = self.links(&session, &chain, range).await?;
         let planned = session.derive(&self.names, &self.queries).await.map_err(|error| self.failed(error))?;
@@ -256,8 +257,14 @@ impl BlockSource for DerivedSource {
                 continue;
             };
             let bounds = own.metadata.source_bounds(location.id).await;
-            for of in bounds.map_err(|error| own.unavailable(error))?.into_iter().flatten() {
-                is_settled &= of.is_known();
+            let Some([least, greatest]) = bounds.map_err(|error| own.unavailable(error))? else { continue };
+            is_settled &= least == greatest;
+            for of in [least, greatest] {
+                if !of.is_known() {
+                    // What is computed from it is not to be taken for rows of the others alone, once it is known:
+                    // no revision that is read has this id.
+                    revisions.insert(RevisionId(Uuid::nil()));
+                }
                 revisions.extend(of.0);
             }
         }

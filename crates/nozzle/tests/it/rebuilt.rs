@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nozzle_core::BlockRange;
+use nozzle_core::{BlockRange, SourceRevisions};
 use nozzle_metadata::SegmentId;
 use nozzle_testkit::replay::{Recording, ReplayOptions, ReplayServer};
 use reqwest::Method;
@@ -100,6 +100,59 @@ async fn a_source_that_is_built_anew_replaces_only_what_differs() {
     assert_eq!(segments(&place.stored("story").await), segments(&after[1]));
 }
 
+/// Nobody knows what rows were computed from that an earlier version has written. What is computed from them is looked
+/// at again once that is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_computed_from_rows_of_unknown_sources_is_compared_later() {
+    let node = demo_chain();
+    let place = Place::configured(Db::Sqlite, NOT_MERGED);
+    place.define("eth", "anvil", node.url());
+    write_json(&place, "erc20", &erc20("eth"));
+    write_json(&place, "story", &story());
+    for end in ["19", "39"] {
+        place.ok(&["dump", "--dataset", "erc20", "-e", end]);
+    }
+    let of_first: Vec<SegmentId> =
+        place.stored("erc20").await.tables.iter().map(|(_, _, segments)| segments[0].id).collect();
+    place.metadata().await.confirm_sources(&of_first, &SourceRevisions::default()).await.unwrap();
+    place.ok(&["dump", "--dataset", "story", "-e", "39", "--ignore-deps"]);
+    let said = place.ok(&["dump", "--dataset", "story", "-e", "39"]);
+    for (dataset, blocks) in [("erc20", "0 to 19"), ("story", "0 to 39")] {
+        let told = format!(
+            "{dataset}: what it is made of was built anew: computed blocks {blocks} again, and replaced 0 of 1 segments"
+        );
+        assert!(said.stderr.contains(&told), "{}", said.stderr);
+    }
+    let said = place.ok(&["dump", "--dataset", "story", "-e", "39"]);
+    assert!(!said.stderr.contains("built anew"), "{}", said.stderr);
+}
+
+/// A segment is repaired only as far as what it is made of reaches.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_segment_is_repaired_above_what_it_is_made_of() {
+    let node = demo_chain();
+    let place = Place::configured(Db::Sqlite, NOT_MERGED);
+    place.define("eth", "anvil", node.url());
+    write_json(&place, "erc20", &erc20("eth"));
+    for end in ["19", "39"] {
+        place.ok(&["dump", "--dataset", "erc20", "-e", end]);
+    }
+    place.ok(&["dump", "--dataset", "eth", "-e", "29", "--fresh"]);
+    let damage = async |segment: usize| {
+        let stored = place.stored("erc20").await;
+        let (_, folder, segments) = stored.tables.iter().find(|(table, ..)| table == "transfers").unwrap();
+        let file = folder.join(&segments[segment].file.as_ref().unwrap().name);
+        std::fs::write(file, "nothing").unwrap();
+    };
+    damage(0).await;
+    let said = place.run(&["check", "--dataset", "erc20", "--repair"]);
+    assert!(said.code == Some(0) && said.stderr.contains("replaced blocks 0 to 19"), "{}", said.stderr);
+    damage(1).await;
+    let said = place.run(&["check", "--dataset", "erc20", "--repair"]);
+    let told = "reaches to block 29 only, and blocks 20 to 39";
+    assert!(said.code == Some(1) && said.stderr.contains(told), "{}", said.stderr);
+}
+
 /// A job cuts what is to be compared into tasks, as it does with what is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_compare_what_was_derived_before() {
@@ -115,6 +168,10 @@ async fn workers_compare_what_was_derived_before() {
         let job = cluster.api.dump(dataset, request).await;
         cluster.api.until_job(job, "COMPLETED").await;
     };
+    done("story", json!({"end_block": -30})).await;
+    for name in ["eth", "erc20", "story"] {
+        cluster.place.stored(name).await.assert_sound(0, right.head() - 30);
+    }
     done("story", json!({"end_block": "latest"})).await;
     assert_eq!(cluster.api.send(Method::PUT, "/providers/node", &provider(right.url())).await.0, 200);
     done("eth", json!({"end_block": "latest", "fresh": true})).await;
