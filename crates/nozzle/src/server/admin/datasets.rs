@@ -10,7 +10,8 @@ use axum::{
 };
 use nozzle_core::{BlockRange, DatasetName, DatasetRef, DatasetVersion, manifest::Manifest, range};
 use nozzle_metadata::{
-    Coverage, Dataset, JobFilter, JobId, JobStatus, MetadataError, NewJob, RevisionState, Scan, Scheduled,
+    Coverage, Dataset, DatasetId, Job, JobFilter, JobId, JobStatus, MetadataError, NewJob, RevisionState,
+    Scan, Scheduled,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -383,15 +384,28 @@ impl Admin {
                 "nobody does jobs of a SQLite database but a server with a worker in it: start it as `nozzle server --dev`, or use PostgreSQL and `nozzle worker`",
             ));
         }
-        self.start_dependencies(&manifest, request).await?;
         let job = NewJob { dataset: dataset.id, descriptor: request.to_text()? };
+        let conflict = |id: JobId| {
+            let why = format!("the job {id} dumps the dataset already, in another way; stop it first");
+            AdminError::new(Code::ActiveJob, why)
+        };
+        // What is refused is to leave nothing behind.
+        if let Some(other) = self.running(dataset.id).await?.filter(|live| live.descriptor != job.descriptor)
+        {
+            return Err(conflict(other.id));
+        }
+        self.start_dependencies(&manifest, request).await?;
         match self.context.metadata.schedule(&job).await? {
             Scheduled::New(JobId(job_id)) | Scheduled::Same(JobId(job_id)) => Ok(Json(Started { job_id })),
-            Scheduled::Conflict(id) => Err(AdminError::new(
-                Code::ActiveJob,
-                format!("the job {id} dumps the dataset already, in another way; stop it first"),
-            )),
+            Scheduled::Conflict(id) => Err(conflict(id)),
         }
+    }
+
+    /// The job that dumps a dataset, but for one that is to stop: that may have ended.
+    async fn running(&self, dataset: DatasetId) -> Result<Option<Job>, AdminError> {
+        let statuses = vec![JobStatus::Scheduled, JobStatus::Running];
+        let filter = JobFilter { statuses, dataset: Some(dataset), limit: 1, ..JobFilter::default() };
+        Ok(self.context.metadata.jobs(&filter).await?.pop())
     }
 }
 
