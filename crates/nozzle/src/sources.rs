@@ -65,14 +65,14 @@ pub async fn endpoints_of_manifest(manifest: &Manifest, context: &Context) -> an
 
 /// Opens the source of a dataset: its endpoints, tried in their order, each of which must serve the
 /// manifest's network; or what a derived one is made of. Nothing is sent yet.
-pub fn open(
+pub async fn open(
     endpoints: &[Endpoint],
     manifest: &Manifest,
     verify: Option<Verify>,
     context: &Context,
 ) -> anyhow::Result<SharedSource> {
     match manifest {
-        Manifest::Raw(manifest) => of_nodes(endpoints, manifest, verify),
+        Manifest::Raw(manifest) => of_nodes(endpoints.to_vec(), manifest.clone(), verify).await,
         Manifest::Derived(manifest) => of_datasets(manifest, context),
     }
 }
@@ -92,7 +92,17 @@ fn of_datasets(manifest: &DerivedManifest, context: &Context) -> anyhow::Result<
     Ok(Arc::new(Retry::new(Arc::new(source), RetryPolicy::default())))
 }
 
-fn of_nodes(
+/// A package may have to come from far away, for which no task is held up.
+async fn of_nodes(
+    endpoints: Vec<Endpoint>,
+    manifest: RawManifest,
+    verify: Option<Verify>,
+) -> anyhow::Result<SharedSource> {
+    let connecting = tokio::task::spawn_blocking(move || connect(&endpoints, &manifest, verify));
+    connecting.await.context("opening it was broken off")?
+}
+
+fn connect(
     endpoints: &[Endpoint],
     manifest: &RawManifest,
     verify: Option<Verify>,
@@ -213,5 +223,31 @@ fn other_chain(network: &Network, found: &Chain) -> Option<String> {
             let is_other = is_other && !names.is_empty();
             is_other.then(|| format!("it serves `{}`, and not `{network}`. {advice}", names.join("`, `")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_package_that_does_not_come_holds_up_nobody_else() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let package = format!("http://{}/x.spkg", listener.local_addr().expect("an address"));
+        let manifest = json!({"name": "d", "kind": "substreams", "network": "mainnet", "manifest": package,
+            "module": "m"});
+        let manifest: RawManifest = serde_json::from_value(manifest).expect("a manifest");
+        let keys = Keys::from_iter([("url".to_owned(), "http://127.0.0.1:1".into())]);
+        let endpoint = Endpoint { name: "p".into(), kind: DatasetKind::Substreams, keys, throttle: None };
+        // All of this is one thread's: were it held up, the package would be waited for in vain.
+        let refuse = async {
+            let (asking, _) = listener.accept().await.expect("a connection");
+            drop((asking, listener));
+        };
+        let (opened, ()) = tokio::join!(of_nodes(vec![endpoint], manifest, None), refuse);
+        let error = format!("{:#}", opened.expect_err("there is no package"));
+        assert!(error.contains("reading the package") && !error.contains("has not come within"), "{error}");
     }
 }

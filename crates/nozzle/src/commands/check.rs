@@ -162,7 +162,7 @@ impl Checking {
         let stop = self.shutdown.token();
         providers::import(&context.providers_folder()?, context.metadata.as_ref()).await?;
         let endpoints = sources::endpoints_of_manifest(manifest, context).await?;
-        let source = sources::open(&endpoints, manifest, Some(self.args.verify), context)?;
+        let source = sources::open(&endpoints, manifest, Some(self.args.verify), context).await?;
         let target = Target {
             metadata: Arc::clone(&context.metadata),
             stores: Arc::clone(&context.stores),

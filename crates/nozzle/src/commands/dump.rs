@@ -331,7 +331,7 @@ impl Dump {
         let name = dataset.name.clone();
         let network = manifest.network().context("the dataset has no network")?;
         self.context.throttles.hold(&mut endpoints, &network)?;
-        let source = sources::open(&endpoints, &manifest, self.args.verify, &self.context);
+        let source = sources::open(&endpoints, &manifest, self.args.verify, &self.context).await;
         let source = source.with_context(|| format!("dumping `{name}` failed"))?;
         let raw = RawDump {
             metadata: Arc::clone(&self.context.metadata),

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use crate::config;
 pub use evm_rpc::node;
-pub use package::PackageChanged;
+pub use package::{PackageChanged, Unread};
 pub use substreams::first_block;
 
 /// The keys of a provider, beside `kind` and `network`.

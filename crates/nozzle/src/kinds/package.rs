@@ -38,6 +38,18 @@ impl std::fmt::Display for PackageChanged {
 
 impl std::error::Error for PackageChanged {}
 
+/// That the package of the dataset of that name cannot be used here, where any other would do as well.
+#[derive(Debug)]
+pub struct Unread(pub String);
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the package of the dataset `{}` cannot be used here", self.0)
+    }
+}
+
+impl std::error::Error for Unread {}
+
 /// The package at a path, which is taken from the working directory, or at a URL: `https://`, `http://`, or of
 /// any store.
 pub fn load(place: &str) -> anyhow::Result<Package> {
@@ -151,7 +163,8 @@ fn read(place: &str) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// Waits on a thread of its own, which can be done from anywhere: manifests are checked within tasks and without.
+/// Waits on a thread of its own, as those who check manifests are not asynchronous. Whoever calls it within a task
+/// does so by `spawn_blocking`: it may take as long as [`TIMEOUT`].
 fn elsewhere(read: impl Future<Output = anyhow::Result<Vec<u8>>> + Send) -> anyhow::Result<Vec<u8>> {
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| {

@@ -9,10 +9,11 @@ use nozzle_core::{
 };
 use nozzle_sources::{
     SharedSource, Throttle,
+    grpc::Grpc,
     substreams::{self, Substreams, SubstreamsConfig},
 };
 
-use super::{Endpoint, Keys, Kind, grpc, package};
+use super::{Endpoint, Keys, Kind, Unread, grpc, package};
 
 const KEYS: [&str; 5] = ["url", "token", "api_key", "concurrent_request_limit", "timeout_secs"];
 
@@ -71,15 +72,24 @@ impl Kind for SubstreamsKind {
         Ok(Arc::new(Substreams::connect(config, &package, module, tables, verify)?))
     }
 
+    /// With the first dataset whose package can be read. Fails with [`Unread`] where there are some and none is.
     fn probe(
         &self,
         endpoint: &Endpoint,
         _network: &Network,
         defined: &[&RawManifest],
     ) -> anyhow::Result<Option<SharedSource>> {
-        let Some(manifest) = defined.first() else { return Ok(None) };
-        let tables = super::stored_tables(manifest)?;
-        self.connect(endpoint, manifest, tables, Verify::Links).map(Some)
+        // What is wrong with the provider itself is not the packages' fault.
+        Grpc::connect(&grpc::config(endpoint, &KEYS)?)?;
+        let mut unread = None;
+        for manifest in defined {
+            let tables = super::stored_tables(manifest);
+            match tables.and_then(|tables| self.connect(endpoint, manifest, tables, Verify::Links)) {
+                Ok(source) => return Ok(Some(source)),
+                Err(error) => _ = unread.get_or_insert(error.context(Unread(manifest.name.to_string()))),
+            }
+        }
+        unread.map_or(Ok(None), Err)
     }
 }
 
@@ -95,4 +105,51 @@ fn place(manifest: &RawManifest) -> anyhow::Result<(&str, &str)> {
     let needed =
         "a dataset of kind `substreams` needs `manifest`, the path or URL of a package, and `module`";
     manifest.manifest.as_deref().zip(manifest.module.as_deref()).context(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use nozzle_core::DatasetKind;
+    use nozzle_testkit::substreams::example;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_endpoint_is_asked_with_the_first_package_that_can_be_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+        std::fs::write(path("good.spkg"), example::package(&["n"], 5)).expect("a file");
+        let defined = |name: &str, package: &str| -> RawManifest {
+            let manifest = json!({"name": name, "kind": "substreams", "network": "mainnet", "manifest": path(package),
+                "module": example::MODULE});
+            serde_json::from_value(manifest).expect("a manifest")
+        };
+        let (gone, good) = (defined("gone", "gone.spkg"), defined("good", "good.spkg"));
+        let endpoint = |keys: serde_json::Value| Endpoint {
+            name: "p".into(),
+            kind: DatasetKind::Substreams,
+            keys: keys.as_object().expect("keys").clone(),
+            throttle: None,
+        };
+        let network: Network = "mainnet".parse().expect("a network");
+        let local = endpoint(json!({"url": "http://127.0.0.1:1"}));
+        let probe = |endpoint: &Endpoint, defined: &[&RawManifest]| {
+            SubstreamsKind.probe(endpoint, &network, defined).map(|source| source.is_some())
+        };
+        assert!(probe(&local, &[&gone, &good]).expect("the second one"));
+        assert!(!probe(&local, &[]).expect("none"));
+        let error = probe(&local, &[&gone, &gone]).expect_err("there is none");
+        assert!(error.downcast_ref::<Unread>().is_some(), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("`gone`") && format!("{error:#}").contains("gone.spkg"),
+            "{error:#}"
+        );
+        // That is the provider's own fault, whatever packages there are.
+        let bad = endpoint(json!({"url": "http://127.0.0.1:1", "token": "a\nb"}));
+        for defined in [&[&gone][..], &[&good]] {
+            let error = probe(&bad, defined).expect_err("a bad token");
+            assert!(error.downcast_ref::<Unread>().is_none(), "{error:#}");
+        }
+    }
 }

@@ -208,6 +208,7 @@ impl Doing<'_> {
         let network = manifest.network().context("the dataset has no network").map_err(Trouble::Lasts)?;
         self.worker.throttles.hold(&mut endpoints, &network).map_err(Trouble::MayPass)?;
         let source = sources::open(&endpoints, manifest, None, context)
+            .await
             .with_context(|| format!("opening the source of `{}` failed", job.dataset.name))
             .map_err(|error| match error.downcast_ref::<PackageChanged>() {
                 Some(_) => Trouble::Lasts(error),

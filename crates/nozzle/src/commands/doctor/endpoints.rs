@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use futures::future::join_all;
 use nozzle_core::manifest::{Manifest, RawManifest};
 use nozzle_metadata::{MetadataStore, Provider};
 use nozzle_query::Stores;
-use nozzle_sources::{BlockSource, Chain, Head, SourceError};
+use nozzle_sources::{BlockSource, Chain, Head, SharedSource, SourceError};
 
 use super::Examined;
 use crate::{
-    config::Config, definitions, folder::Folder, kinds, networks, providers, report::one_line,
+    config::Config,
+    definitions,
+    folder::Folder,
+    kinds::{self, Unread},
+    networks, providers,
+    report::one_line,
     sources::OnNetwork,
 };
 
@@ -65,14 +71,7 @@ async fn defined(config: &Config, metadata: Option<&dyn MetadataStore>, stores: 
 async fn endpoint(provider: &Provider, defined: &[RawManifest]) -> Examined {
     let Provider { name, kind, network, .. } = provider;
     let mut examined = Examined::new(format!("provider {name} ({kind}, network {network})"));
-    let fits = |raw: &&RawManifest| raw.kind == *kind && raw.network == *network;
-    let defined: Vec<&RawManifest> = defined.iter().filter(fits).collect();
-    let source = providers::endpoint(provider).and_then(|mut endpoint| {
-        // One that pushes back is to be told by its own words, which come before it is asked again.
-        endpoint.throttle = Some(endpoint.own_throttle()?.without_patience());
-        kinds::of(*kind)?.probe(&endpoint, network, &defined)
-    });
-    match source {
+    match source(provider, defined).await {
         Ok(Some(source)) => {
             let source = OnNetwork::new(name.to_string(), network.clone(), source);
             ask(&source, provider, &mut examined).await;
@@ -80,9 +79,26 @@ async fn endpoint(provider: &Provider, defined: &[RawManifest]) -> Examined {
         Ok(None) => examined.notes.push(format!(
             "it was not asked: that takes the package of a dataset of the kind {kind} and the network {network}, and none is defined"
         )),
+        Err(error) if error.downcast_ref::<Unread>().is_some() => {
+            examined.notes.push(format!("it was not asked: {}", one_line(&error)));
+        }
         Err(error) => examined.faults.push(one_line(&error)),
     }
     examined
+}
+
+/// What the endpoint is asked by. A package may have to come from far away, for which no task is held up.
+async fn source(provider: &Provider, defined: &[RawManifest]) -> anyhow::Result<Option<SharedSource>> {
+    let (kind, network) = (provider.kind, provider.network.clone());
+    let mut endpoint = providers::endpoint(provider)?;
+    // One that pushes back is to be told by its own words, which come before it is asked again.
+    endpoint.throttle = Some(endpoint.own_throttle()?.without_patience());
+    let fits = |raw: &&RawManifest| raw.kind == kind && raw.network == network;
+    let defined: Vec<RawManifest> = defined.iter().filter(fits).cloned().collect();
+    let probing = tokio::task::spawn_blocking(move || {
+        kinds::of(kind)?.probe(&endpoint, &network, &defined.iter().collect::<Vec<_>>())
+    });
+    probing.await.context("looking at it was broken off")?
 }
 
 async fn ask(source: &OnNetwork<dyn BlockSource>, provider: &Provider, examined: &mut Examined) {
