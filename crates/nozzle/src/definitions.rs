@@ -77,8 +77,23 @@ impl Definition {
             Value::Array(values) => values,
             one => vec![one],
         };
-        let with_queries = |value| self.with_queries(value).and_then(manifest);
-        values.into_iter().map(with_queries).collect::<anyhow::Result<_>>().with_context(context)
+        let whole = |value| self.with_queries(self.with_package(value)).and_then(manifest);
+        values.into_iter().map(whole).collect::<anyhow::Result<_>>().with_context(context)
+    }
+
+    /// The path of a package is taken from the manifest's folder, in whichever folder somebody reads it.
+    fn with_package(&self, mut value: Value) -> Value {
+        let Some(folder) = Path::new(&self.file.shown).parent().filter(|_| !self.file.shown.contains("://"))
+        else {
+            return value;
+        };
+        if let Some(Value::String(package)) = value.get_mut("manifest")
+            && !package.contains("://")
+            && let Ok(path) = std::path::absolute(folder.join(&*package))
+        {
+            *package = path.to_string_lossy().into_owned();
+        }
+        value
     }
 
     /// Puts the queries of the folder into a manifest of kind `sql`.

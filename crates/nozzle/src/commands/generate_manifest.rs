@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use nozzle_core::{
-    BlockNum, DatasetKind, DatasetName, DatasetVersion, Network,
+    BlockNum, DatasetKind, DatasetName, DatasetVersion, Network, TableDef,
     manifest::{Columns, RawManifest},
     schema::BLOCK_NUM,
 };
@@ -31,7 +31,12 @@ pub fn run(args: GenerateManifestArgs) -> anyhow::Result<ExitCode> {
         None if is_substreams => kinds::first_block(&manifest)?,
         None => 0,
     };
-    let manifest = with_schema(manifest)?;
+    let tables = kinds::stored_tables(&manifest)?;
+    if is_substreams {
+        // Those of other kinds are the same for everybody.
+        eprint!("{}", types(&tables));
+    }
+    let manifest = naming(manifest, &tables);
     match args.out {
         None => report::answer(&to_text(&manifest)?)?,
         Some(out) => {
@@ -57,7 +62,9 @@ pub fn of_kind(
     network: Network,
     start_block: BlockNum,
 ) -> anyhow::Result<RawManifest> {
-    with_schema(RawManifest { start_block, ..empty(kind, name, network) })
+    let manifest = RawManifest { start_block, ..empty(kind, name, network) };
+    let tables = kinds::stored_tables(&manifest)?;
+    Ok(naming(manifest, &tables))
 }
 
 fn empty(kind: DatasetKind, name: DatasetName, network: Network) -> RawManifest {
@@ -86,13 +93,28 @@ fn absolute(place: String) -> String {
     path.and_then(|path| path.to_str().map(str::to_owned)).unwrap_or(place)
 }
 
-fn with_schema(mut manifest: RawManifest) -> anyhow::Result<RawManifest> {
-    let named = kinds::stored_tables(&manifest)?.into_iter().map(|table| {
+/// The manifest with these tables and all their columns by name.
+fn naming(manifest: RawManifest, tables: &[TableDef]) -> RawManifest {
+    let named = tables.iter().map(|table| {
         let names = table.schema.fields().iter().map(|field| field.name().clone());
-        (table.name, Columns::Named(names.filter(|name| name != BLOCK_NUM).collect()))
+        (table.name.clone(), Columns::Named(names.filter(|name| name != BLOCK_NUM).collect()))
     });
-    manifest.schema = Some(named.collect());
-    Ok(manifest)
+    RawManifest { schema: Some(named.collect()), ..manifest }
+}
+
+/// The tables with the types of their columns, a line each.
+fn types(tables: &[TableDef]) -> String {
+    let mut text = String::new();
+    for table in tables {
+        let fields = table.schema.fields();
+        let width = fields.iter().map(|field| field.name().len()).max().unwrap_or(0);
+        text += &format!("{}\n", table.name);
+        for field in fields {
+            let null = if field.is_nullable() { ", may be null" } else { "" };
+            text += &format!("  {:width$}  {}{null}\n", field.name(), field.data_type());
+        }
+    }
+    text
 }
 
 /// The manifest as a file has it.

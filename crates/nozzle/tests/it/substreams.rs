@@ -1,13 +1,18 @@
 //! Datasets of kind `substreams`: from a package to rows, through reorgs and changes of the package.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use base64::Engine;
 
 use nozzle_testkit::{
     rng::Rng,
     store::{BUCKET, StoreServer},
     substreams::{
-        SubstreamsOptions, SubstreamsRequest, SubstreamsServer,
-        example::{MODULE, blocks, package},
+        SubstreamsBlock, SubstreamsOptions, SubstreamsRequest, SubstreamsServer,
+        example::{MODULE, PARAM, blocks, nested_blocks, nested_package, package},
     },
 };
 use reqwest::Method;
@@ -42,9 +47,14 @@ fn served() -> (SubstreamsServer, Place) {
 }
 
 fn generate(place: &Place, name: &str) -> Value {
+    generated(place, name, MODULE).0
+}
+
+/// The manifest of a module of `demo.spkg`, and what is said beside it.
+fn generated(place: &Place, name: &str, module: &str) -> (Value, String) {
     let args = ["generate-manifest", "--kind", "substreams", "--network", "mainnet", "--name", name];
-    let said = place.ok(&[&args[..], &["--manifest", "demo.spkg", "--module", MODULE]].concat());
-    serde_json::from_str(&said.stdout).unwrap()
+    let said = place.ok(&[&args[..], &["--manifest", "demo.spkg", "--module", module]].concat());
+    (serde_json::from_str(&said.stdout).unwrap(), said.stderr)
 }
 
 /// The rows are those of the canonical blocks: of fork 0 below `fork_at`, of the other from there on.
@@ -59,7 +69,10 @@ fn assert_rows(place: &Place, fork_at: u64, fork: u64, head: u64) {
 #[test]
 fn a_package_becomes_a_manifest_and_tables() {
     let (_server, place) = served();
-    let manifest = generate(&place, "demo");
+    let (manifest, types) = generated(&place, "demo", MODULE);
+    let expected = "rows\n  _block_num  UInt64\n  block_num   UInt64\n  timestamp   Timestamp(µs, \"+00:00\")\n  \
+                    block_hash  FixedSizeBinary(32)\n  n           UInt64\n  fork        UInt64\n";
+    assert_eq!(types, expected);
     assert_eq!((&manifest["start_block"], &manifest["module"]), (&json!(5), &json!(MODULE)));
     let columns = json!(["block_num", "timestamp", "block_hash", "n", "fork"]);
     assert_eq!(manifest["schema"], json!({ "rows": columns }));
@@ -101,14 +114,131 @@ fn each_process_goes_on_from_the_cursor_that_is_stored() {
     place.write("demo.json", &generate(&place, "demo").to_string());
     place.ok(&["dump", "--dataset", "demo.json", "--end-block", "40"]);
     server.requests();
-    // None of the module's blocks is asked for by its number, not even the one before the first.
-    let at_block =
-        |asked: &SubstreamsRequest| asked.cursor.is_none() && (30..=41).contains(&asked.start_block);
     place.ok(&["dump", "--dataset", "demo.json"]);
-    let asked = server.requests();
-    assert_eq!(asked.iter().filter(|asked| asked.cursor.is_some()).count(), 1, "{asked:?}");
-    assert!(!asked.iter().any(|asked| at_block(asked) && asked.stop_block > 41), "{asked:?}");
+    let (by_cursor, others): (Vec<_>, Vec<_>) =
+        server.requests().into_iter().partition(|asked| asked.cursor.is_some());
+    assert_eq!(by_cursor.len(), 1, "{by_cursor:?}");
+    // Beside the head there are only single blocks, of which it is to be known whether they still stand.
+    let is_single = |asked: &SubstreamsRequest| {
+        u64::try_from(asked.start_block).is_ok_and(|start| asked.stop_block == start + 1)
+    };
+    assert!(others.iter().all(|asked| asked.start_block < 0 || is_single(asked)), "{others:?}");
     assert_rows(&place, 61, 0, 60);
+}
+
+#[test]
+fn a_manifest_by_hand_has_its_package_beside_it_and_its_parameters_reach_the_endpoint() {
+    let (server, place) = served();
+    let manifest = |name: &str, package: &str, params: Value| {
+        json!({"name": name, "kind": "substreams", "network": "mainnet", "start_block": 5, "manifest": package,
+            "module": MODULE, "params": params})
+        .to_string()
+    };
+    place.write("defs/demo.json", &manifest("demo", "demo.spkg", json!({MODULE: "over 9000"})));
+    std::fs::rename(place.path("demo.spkg"), place.path("defs/demo.spkg")).unwrap();
+    let modules = |args: &[&str]| {
+        place.ok(args);
+        let asked: Vec<_> = server.requests().into_iter().map(|asked| asked.modules).collect();
+        assert!(!asked.is_empty() && asked.iter().all(|modules| *modules == asked[0]));
+        String::from_utf8_lossy(&asked[0]).into_owned()
+    };
+    let set = modules(&["dump", "--dataset", "defs/demo.json"]);
+    assert!(set.contains("over 9000") && !set.contains(PARAM), "{set}");
+    assert_rows(&place, 61, 0, 60);
+    // Also in the folder of definitions; without parameters there are those of the package.
+    place.write(".nozzle/datasets/plain.json", &manifest("plain", "../../defs/demo.spkg", json!({})));
+    let set = modules(&["dump", "--dataset", "plain"]);
+    assert!(set.contains(PARAM), "{set}");
+    place.write("defs/bad.json", &manifest("bad", "demo.spkg", json!({"map_others": "1"})));
+    let said = place.run(&["dump", "--dataset", "defs/bad.json"]);
+    assert!(
+        said.code == Some(1) && said.stderr.contains("`map_others`, which takes none"),
+        "{}",
+        said.stderr
+    );
+}
+
+/// Dumps what `blocks` hold of a module of `demo.spkg`, as the dataset `demo`.
+fn dump_all(package: &[u8], module: &str, blocks: Vec<SubstreamsBlock>) -> Place {
+    let first = blocks[0].number;
+    let options = SubstreamsOptions { blocks, ..SubstreamsOptions::default() };
+    let server = SubstreamsServer::start(options).unwrap();
+    let place = Place::empty();
+    std::fs::write(place.path("demo.spkg"), package).unwrap();
+    let provider = format!("kind = \"substreams\"\nnetwork = \"mainnet\"\nurl = \"{}\"\n", server.url());
+    place.write(".nozzle/providers/mainnet.toml", &provider);
+    let (mut manifest, _) = generated(&place, "demo", module);
+    manifest["start_block"] = first.into();
+    place.write("demo.json", &manifest.to_string());
+    place.ok(&["dump", "--dataset", "demo.json"]);
+    place
+}
+
+#[test]
+fn columns_within_columns_are_stored_and_asked_for() {
+    let place = dump_all(&nested_package(), MODULE, nested_blocks(3..=5));
+    let rows = place.query(
+        "SELECT n, sold['symbol'] AS sold, path[2]['amount'] AS last, path FROM demo.swaps ORDER BY n",
+    );
+    let expected = (3..=5_u64).map(|n| {
+        let path = json!([{"symbol": "B", "amount": 2 * n}, {"symbol": "C", "amount": 3 * n}]);
+        json!({"n": n, "sold": "A", "last": 3 * n, "path": path})
+    });
+    assert_eq!(rows, expected.collect::<Vec<_>>());
+    assert_eq!(
+        place.number("SELECT sum(t.amount) FROM (SELECT unnest(path) AS t FROM demo.swaps)"),
+        5 * (3 + 4 + 5)
+    );
+}
+
+/// A real package, and what was recorded of its module. Where the recorded data is not there a test says so; on the
+/// build machine that is a failure.
+fn recorded(name: &str, module: &str) -> Option<(Vec<u8>, Vec<SubstreamsBlock>)> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let data = std::env::var_os("NOZZLE_TEST_DATA").map_or(default, PathBuf::from);
+    if !data.is_dir() {
+        assert!(std::env::var_os("CI").is_none(), "there is no {}: set NOZZLE_TEST_DATA", data.display());
+        eprintln!("there is no {}: nothing was checked; set NOZZLE_TEST_DATA", data.display());
+        return None;
+    }
+    let package = std::fs::read(data.join(format!("spkg/{name}.spkg"))).unwrap();
+    let outputs =
+        std::fs::File::open(data.join(format!("substreams-outputs/{name}.{module}.jsonl.zst"))).unwrap();
+    let lines = std::io::read_to_string(zstd::Decoder::new(outputs).unwrap()).unwrap();
+    let block = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let text = |name: &str| line[name].as_str().unwrap().to_owned();
+        let number = line["number"].as_u64().unwrap();
+        SubstreamsBlock {
+            number,
+            id: text("id"),
+            seconds: 1_689_269_900 + 12 * number as i64,
+            message: text("type").replace("proto:", ""),
+            output: base64::engine::general_purpose::STANDARD.decode(text("output_b64")).unwrap(),
+        }
+    };
+    Some((package, lines.lines().map(block).collect()))
+}
+
+#[test]
+fn the_recorded_outputs_of_real_packages_are_stored_and_asked_for() {
+    let Some((package, blocks)) = recorded("erc20-transfers-v0.4.0", "map_events") else { return };
+    let place = dump_all(&package, "map_events", blocks);
+    let first = "SELECT count(*) FROM demo.transactions WHERE logs[1]['transfer']['amount'] = '1994930000000000000000'";
+    for (sql, expected) in [
+        ("SELECT count(*) FROM demo.transactions", 2510),
+        ("SELECT sum(array_length(logs)) FROM demo.transactions", 5563),
+        (first, 1),
+    ] {
+        assert_eq!(place.number(sql), expected, "{sql}");
+    }
+    let (package, blocks) = recorded("evm-clickhouse-contracts-v0.4.0", "db_out").unwrap();
+    let place = dump_all(&package, "db_out", blocks);
+    let both = "SELECT (SELECT count(*) FROM demo.contracts) + (SELECT count(*) FROM demo.blocks)";
+    assert_eq!(place.number(both), 19);
+    let created =
+        "SELECT count(*) FROM demo.contracts WHERE _operation = 'CREATE' AND module_block_num = block_num";
+    assert_eq!(place.number(created), 12);
 }
 
 #[test]
