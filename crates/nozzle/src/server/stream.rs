@@ -13,6 +13,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use nozzle_core::{BlockHash, BlockId, BlockNum, Network};
 use nozzle_query::{StreamItem, StreamRange};
+use prost::Message as _;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -28,8 +29,11 @@ const RESUME: &str = "nozzle-resume";
 /// The header that asks for lines about the ranges.
 const CONTROL: &str = "nozzle-control";
 
-/// What a message of Flight holds at most: a client takes 4 MiB where it is not told otherwise.
+/// What messages of Flight hold about.
 const MESSAGE_BYTES: usize = 2 << 20;
+
+/// What a message of Flight has at most: a client takes no more where it is not told otherwise.
+const MOST_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Blocks by network, newest first.
 pub type Resume = Vec<(Network, Vec<BlockId>)>;
@@ -150,20 +154,74 @@ impl Messages {
         self.of_rows(&rows, told(item).to_string().into())
     }
 
-    /// The messages of rows of plain types, of about [`MESSAGE_BYTES`] each where no single row has more, each with
-    /// `told` beside it.
+    /// The messages of rows of plain types, of about [`MESSAGE_BYTES`] each and never more than
+    /// [`MOST_MESSAGE_BYTES`] where no single row has more, each with `told` beside it.
     pub fn of_rows(&mut self, rows: &RecordBatch, told: Bytes) -> Result<Vec<FlightData>, ArrowError> {
         let count = rows.num_rows();
         let parts = bytes_of(rows).div_ceil(MESSAGE_BYTES).clamp(1, count.max(1));
         let each = count.div_ceil(parts).max(1);
         let mut messages = vec![];
         for start in (0..count.max(1)).step_by(each) {
-            let part = rows.slice(start, each.min(count - start));
-            let (dictionaries, batch) =
-                self.generator.encode(&part, &mut self.tracker, &self.options, &mut self.compression)?;
-            messages.extend(dictionaries.into_iter().map(FlightData::from));
-            messages.push(FlightData::from(batch).with_app_metadata(told.clone()));
+            self.encode(&rows.slice(start, each.min(count - start)), &told, &mut messages)?;
         }
         Ok(messages)
+    }
+
+    /// Encodes rows into one message, or into more where that would be too large: rows are not all of one size.
+    fn encode(
+        &mut self,
+        rows: &RecordBatch,
+        told: &Bytes,
+        messages: &mut Vec<FlightData>,
+    ) -> Result<(), ArrowError> {
+        let (dictionaries, batch) =
+            self.generator.encode(rows, &mut self.tracker, &self.options, &mut self.compression)?;
+        let message = FlightData::from(batch).with_app_metadata(told.clone());
+        let count = rows.num_rows();
+        if count > 1 && message.encoded_len() > MOST_MESSAGE_BYTES {
+            let half = count / 2;
+            self.encode(&rows.slice(0, half), told, messages)?;
+            return self.encode(&rows.slice(half, count - half), told, messages);
+        }
+        messages.extend(dictionaries.into_iter().map(FlightData::from));
+        messages.push(message);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::StringArray,
+        datatypes::{DataType, Field, Schema},
+    };
+    use arrow_flight::utils::flight_data_to_batches;
+
+    use super::*;
+
+    #[test]
+    fn no_message_is_larger_than_clients_take_where_its_rows_can_be_parted() {
+        let schema: SchemaRef = Schema::new(vec![Field::new("t", DataType::Utf8, false)]).into();
+        let sizes = |sizes: &[(usize, usize)]| {
+            let texts = sizes.iter().flat_map(|(count, size)| vec!["x".repeat(*size); *count]);
+            let texts: ArrayRef = Arc::new(StringArray::from(texts.collect::<Vec<_>>()));
+            RecordBatch::try_new(Arc::clone(&schema), vec![texts]).expect("a batch")
+        };
+        for (rows, largest) in [
+            (sizes(&[(50, 300_000), (8_000, 10)]), MOST_MESSAGE_BYTES),
+            (sizes(&[(8_000, 10), (50, 300_000), (3, 3 << 20)]), MOST_MESSAGE_BYTES),
+            // A row is never parted.
+            (sizes(&[(100, 10), (1, 6 << 20), (100, 10)]), (6 << 20) + 1024),
+        ] {
+            let mut messages = Messages::new(Arc::clone(&schema));
+            let mut sent = vec![messages.schema()];
+            sent.extend(messages.of_rows(&rows, Bytes::from_static(b"told")).expect("messages"));
+            for message in &sent[1..] {
+                assert!(message.encoded_len() <= largest, "{} bytes", message.encoded_len());
+                assert_eq!(message.app_metadata, "told");
+            }
+            let read = flight_data_to_batches(&sent).expect("batches");
+            assert_eq!(arrow::compute::concat_batches(&schema, &read).expect("one"), rows);
+        }
     }
 }
