@@ -1,6 +1,6 @@
 //! Errors of queries, named by what the asker does next.
 
-use datafusion::{error::DataFusionError, sql::sqlparser::parser::ParserError};
+use datafusion::{arrow::error::ArrowError, error::DataFusionError, sql::sqlparser::parser::ParserError};
 use nozzle_metadata::MetadataError;
 use thiserror::Error;
 
@@ -28,9 +28,35 @@ pub enum QueryError {
     /// The metadata or the object store failed.
     #[error(transparent)]
     Metadata(nozzle_metadata::MetadataError),
+    /// The query computes what has no answer for the rows that it met: a division by zero, a text that is no number.
+    #[error("the query failed: {0}")]
+    Values(String),
     /// Anything else that went wrong while the query ran.
     #[error("the query failed: {0}")]
     Execution(String),
+}
+
+impl QueryError {
+    /// Why rows that were being made are not there: their own values, or anything else.
+    pub fn of_rows(error: DataFusionError) -> Self {
+        let is_of_values = match error.find_root() {
+            DataFusionError::Execution(_) => true,
+            DataFusionError::ArrowError(error, _) => matches!(
+                **error,
+                ArrowError::DivideByZero
+                    | ArrowError::ArithmeticOverflow(_)
+                    | ArrowError::CastError(_)
+                    | ArrowError::ParseError(_)
+                    | ArrowError::ComputeError(_)
+                    | ArrowError::InvalidArgumentError(_)
+            ),
+            _ => false,
+        };
+        match Self::from(error) {
+            Self::Execution(why) if is_of_values => Self::Values(why),
+            error => error,
+        }
+    }
 }
 
 impl From<MetadataError> for QueryError {
@@ -45,8 +71,9 @@ impl From<MetadataError> for QueryError {
 impl From<DataFusionError> for QueryError {
     fn from(error: DataFusionError) -> Self {
         // What is around it names the engine's own steps.
-        let text = error.find_root().strip_backtrace();
-        match error.find_root() {
+        let root = error.find_root();
+        let text = with_causes(root);
+        match root {
             DataFusionError::SQL(error, _) => Self::Parse(match &**error {
                 ParserError::TokenizerError(said) | ParserError::ParserError(said) => said.clone(),
                 ParserError::RecursionLimitExceeded => "it is nested too deep".to_owned(),
@@ -68,6 +95,20 @@ impl From<DataFusionError> for QueryError {
     }
 }
 
+/// What an error of the engine says, and its causes in others' libraries where it does not say the same.
+fn with_causes(error: &DataFusionError) -> String {
+    let mut text = error.strip_backtrace();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Whether a missing object, or one that was collected, is somewhere in the chain of causes: readers wrap it
 /// in errors of their own.
 fn is_missing_object(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -82,4 +123,50 @@ fn is_missing_object(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    #[derive(Debug, Error)]
+    #[error("the store did not answer")]
+    struct Store(#[source] io::Error);
+
+    #[test]
+    fn an_error_is_told_with_all_its_causes_each_once() {
+        let refused = || Store(io::Error::other("connection refused"));
+        let external = || DataFusionError::External(Box::new(refused()));
+        let step = DataFusionError::Context("a step of the engine".into(), Box::new(external()));
+        let reader = ArrowError::ExternalError(Box::new(refused()));
+        for (error, expected) in [
+            (external(), "External error: the store did not answer: connection refused"),
+            (step, "External error: the store did not answer: connection refused"),
+            (
+                DataFusionError::Shared(Arc::new(DataFusionError::from(reader))),
+                "Arrow error: External error: the store did not answer: connection refused",
+            ),
+            (DataFusionError::IoError(io::Error::other("the disk is full")), "IO error: the disk is full"),
+        ] {
+            let QueryError::Execution(why) = QueryError::from(error) else { panic!("{expected}") };
+            assert_eq!(why, expected);
+        }
+    }
+
+    #[test]
+    fn what_rows_have_no_answer_for_is_told_from_what_went_wrong() {
+        for (error, is_of_values) in [
+            (DataFusionError::from(ArrowError::DivideByZero), true),
+            (DataFusionError::Execution("`0x1` is not a `0x` text of bytes".into()), true),
+            (DataFusionError::from(ArrowError::ExternalError(io::Error::other("the disk").into())), false),
+            (DataFusionError::IoError(io::Error::other("the disk")), false),
+        ] {
+            let error = QueryError::of_rows(error);
+            assert_eq!(matches!(error, QueryError::Values(_)), is_of_values, "{error:?}");
+        }
+        let memory = QueryError::of_rows(DataFusionError::ResourcesExhausted("all".into()));
+        assert!(matches!(memory, QueryError::Resources(_)), "{memory:?}");
+    }
 }

@@ -111,10 +111,15 @@ impl From<QueryError> for ApiError {
             QueryError::TableNotFound(_) => ErrorCode::TableNotFound,
             QueryError::SnapshotExpired => ErrorCode::SnapshotExpired,
             QueryError::Resources(_) => ErrorCode::ResourcesExhausted,
-            QueryError::Metadata(_) | QueryError::Execution(_) => ErrorCode::ExecutionError,
+            QueryError::Metadata(_) | QueryError::Values(_) | QueryError::Execution(_) => {
+                ErrorCode::ExecutionError
+            }
         };
-        if code == ErrorCode::ExecutionError {
-            tracing::error!(%error, "a query failed");
+        // What somebody asks in vain is nothing that whoever runs the server has to mend.
+        match &error {
+            QueryError::Values(_) => tracing::debug!(%error, "a query failed for its values"),
+            _ if code == ErrorCode::ExecutionError => tracing::error!(%error, "a query failed"),
+            _ => {}
         }
         Self { code, message: with_causes(&error) }
     }

@@ -178,7 +178,7 @@ impl Queries {
             }
             while let Some(batch) = rows.next().await {
                 // Who does not read keeps no turn for longer than a query may take.
-                let sent = deadline.keep(sender.send(batch.map_err(QueryError::from)));
+                let sent = deadline.keep(sender.send(batch.map_err(QueryError::of_rows)));
                 if sent.await?.is_err() {
                     return Ok(());
                 }
