@@ -35,6 +35,8 @@ pub enum ErrorCode {
     QueryTimeout,
     /// The request itself is malformed.
     InvalidRequest,
+    /// The request was too long on its way.
+    RequestTimeout,
     /// The request is larger than is taken.
     PayloadTooLarge,
     /// No token, or one that is not known.
@@ -56,6 +58,7 @@ impl ErrorCode {
             Self::ResourcesExhausted => "RESOURCES_EXHAUSTED",
             Self::QueryTimeout => "QUERY_TIMEOUT",
             Self::InvalidRequest => "INVALID_REQUEST",
+            Self::RequestTimeout => "REQUEST_TIMEOUT",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Forbidden => "FORBIDDEN",
@@ -71,6 +74,7 @@ impl ErrorCode {
             Self::SnapshotExpired => StatusCode::GONE,
             Self::ResourcesExhausted => StatusCode::SERVICE_UNAVAILABLE,
             Self::QueryTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
@@ -83,7 +87,7 @@ impl ErrorCode {
             Self::SqlParseError | Self::InvalidPlan | Self::InvalidRequest => Code::InvalidArgument,
             Self::TableNotFound => Code::NotFound,
             Self::ResourcesExhausted | Self::PayloadTooLarge => Code::ResourceExhausted,
-            Self::QueryTimeout => Code::DeadlineExceeded,
+            Self::QueryTimeout | Self::RequestTimeout => Code::DeadlineExceeded,
             Self::Unauthorized => Code::Unauthenticated,
             Self::Forbidden => Code::PermissionDenied,
             Self::SnapshotExpired | Self::ExecutionError => Code::Internal,

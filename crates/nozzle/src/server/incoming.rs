@@ -1,8 +1,7 @@
 //! The connections of a server: plain, or with TLS where the configuration has a certificate.
 
 use std::{
-    io::{Error, IoSlice},
-    net::SocketAddr,
+    io::{Error, ErrorKind, IoSlice},
     path::PathBuf,
     pin::Pin,
     sync::Arc,
@@ -11,8 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axum::serve::Listener;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -23,11 +21,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
-use tonic::transport::server::Connected;
+use tonic::transport::server::{Connected, TcpIncoming};
 
 use crate::config::Config;
 
@@ -39,6 +37,20 @@ const HANDSHAKES: usize = 1024;
 
 /// How often there is a look at whether the certificate was renewed.
 const RENEWED: Duration = Duration::from_secs(2);
+
+/// After how long a quiet connection is asked whether its client is still there, and how often it may stay without
+/// an answer. A machine that is gone says nothing of it.
+const ALIVE_AFTER: Duration = Duration::from_secs(60);
+const ALIVE_EVERY: Duration = Duration::from_secs(15);
+const ALIVE_TIMES: u32 = 4;
+
+/// How often a client of HTTP/2 is asked that, and how long its answer may take: before it stand the rows that are
+/// on their way on a slow line.
+pub const PING_EVERY: Duration = Duration::from_secs(60);
+pub const PING_TIME: Duration = Duration::from_secs(60);
+
+/// The least that any client begins with: the preface of HTTP/2 has so many bytes, and no request of HTTP/1.1 fewer.
+const FIRST_BYTES: usize = 24;
 
 /// How long nothing is accepted after that has failed: mostly for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -150,60 +162,60 @@ fn certificates(file: &PathBuf, key: &str) -> anyhow::Result<Vec<CertificateDer<
 
 /// What a server accepts.
 pub struct Incoming {
-    listener: TcpListener,
+    listener: TcpIncoming,
     tls: Option<Tls>,
+    /// How long a client may say nothing at first.
+    silence: Duration,
     /// A client that is slow to shake hands keeps nobody else waiting.
-    shaking_hands: JoinSet<Result<(Connection, SocketAddr), Error>>,
+    shaking_hands: JoinSet<Result<Connection, Error>>,
 }
 
 impl Incoming {
-    /// Of a listener, plain where there is no certificate.
-    pub fn new(listener: TcpListener, tls: Option<Tls>) -> Self {
-        Self { listener, tls, shaking_hands: JoinSet::new() }
+    /// Of a listener, plain where there is no certificate. A client that says nothing for so long is let go.
+    pub fn new(listener: TcpListener, tls: Option<Tls>, silence: Duration) -> Self {
+        // Answers are sent as they are made: nothing is gained by waiting for more.
+        let listener = TcpIncoming::from(listener)
+            .with_nodelay(Some(true))
+            .with_keepalive(Some(ALIVE_AFTER))
+            .with_keepalive_interval(Some(ALIVE_EVERY))
+            .with_keepalive_retries(Some(ALIVE_TIMES));
+        Self { listener, tls, silence, shaking_hands: JoinSet::new() }
     }
 
     /// The connections, one after the other, without end.
     pub fn connections(self) -> impl Stream<Item = Result<Connection, Error>> {
         stream::unfold(self, |mut incoming| async {
-            let (connection, _) = incoming.accept().await;
+            let connection = incoming.accept().await;
             Some((Ok(connection), incoming))
         })
     }
 
     /// Takes the next connection, and gives it where it needs no handshake.
-    async fn take(
-        &mut self,
-        accepted: Result<(TcpStream, SocketAddr), Error>,
-    ) -> Option<(Connection, SocketAddr)> {
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
+    async fn take(&mut self, accepted: Result<TcpStream, Error>) -> Option<Connection> {
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!("a connection could not be accepted: {error}");
                 sleep(PAUSE).await;
                 return None;
             }
         };
-        // Answers are sent as they are made: nothing is gained by waiting for more.
-        stream.set_nodelay(true).ok();
-        let Some(tls) = &self.tls else { return Some((Connection(Either::Left(stream)), address)) };
+        let silence = self.silence;
+        let Some(tls) = &self.tls else { return Some(Connection::new(Either::Left(stream), silence)) };
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.at_present.borrow()));
         self.shaking_hands.spawn(async move {
             let stream = Tls::shake_hands(acceptor, stream).await?;
-            Ok((Connection(Either::Right(Box::new(stream))), address))
+            Ok(Connection::new(Either::Right(Box::new(stream)), silence))
         });
         None
     }
-}
 
-impl Listener for Incoming {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    /// The next connection.
+    pub async fn accept(&mut self) -> Connection {
         loop {
             let has_room = self.shaking_hands.len() < HANDSHAKES;
             tokio::select! {
-                accepted = self.listener.accept(), if has_room => {
+                Some(accepted) = self.listener.next(), if has_room => {
                     if let Some(connection) = self.take(accepted).await {
                         return connection;
                     }
@@ -216,14 +228,22 @@ impl Listener for Incoming {
             }
         }
     }
-
-    fn local_addr(&self) -> Result<SocketAddr, Error> {
-        self.listener.local_addr()
-    }
 }
 
 /// A connection of a client.
-pub struct Connection(Either<TcpStream, Box<TlsStream<TcpStream>>>);
+pub struct Connection {
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    /// For how long it may still be too little that has come; none once it is enough.
+    silence: Option<Pin<Box<Sleep>>>,
+    /// The bytes that have come.
+    heard: usize,
+}
+
+impl Connection {
+    fn new(stream: Either<TcpStream, Box<TlsStream<TcpStream>>>, silence: Duration) -> Self {
+        Self { stream, silence: Some(Box::pin(sleep(silence))), heard: 0 }
+    }
+}
 
 impl Connected for Connection {
     type ConnectInfo = ();
@@ -237,7 +257,18 @@ impl AsyncRead for Connection {
         context: &mut TaskContext<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.heard = self.heard.saturating_add(buffer.filled().len() - before);
+        if self.heard >= FIRST_BYTES {
+            self.silence = None;
+        }
+        match &mut self.silence {
+            Some(silence) if read.is_pending() => {
+                silence.as_mut().poll(context).map(|()| Err(Error::from(ErrorKind::TimedOut)))
+            }
+            _ => read,
+        }
     }
 }
 
@@ -247,7 +278,7 @@ impl AsyncWrite for Connection {
         context: &mut TaskContext<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize, Error>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -255,18 +286,41 @@ impl AsyncWrite for Connection {
         context: &mut TaskContext<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize, Error>> {
-        Pin::new(&mut self.0).poll_write_vectored(context, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Linux tells which timer of a connection runs: 2 is the one that asks whether the other side is there.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_quiet_client_is_asked_whether_it_is_still_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).await.expect("a connection");
+        let mut incoming = Incoming::new(listener, None, HANDSHAKE);
+        let _connection = incoming.accept().await;
+        let port = |address: std::net::SocketAddr| format!("0100007F:{:04X}", address.port());
+        let (own, other) = (port(address), port(client.local_addr().expect("an address")));
+        let connections = std::fs::read_to_string("/proc/self/net/tcp").expect("Linux's list");
+        let fields = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let timers: Vec<&str> =
+            fields.filter(|fields| fields[1] == own && fields[2] == other).map(|fields| fields[5]).collect();
+        assert!(matches!(timers[..], [timer] if timer.starts_with("02:")), "{timers:?}");
     }
 }

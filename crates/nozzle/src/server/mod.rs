@@ -7,6 +7,7 @@ mod admin;
 mod auth;
 mod error;
 mod flight;
+mod http;
 mod incoming;
 mod jsonl;
 mod query;
@@ -15,7 +16,6 @@ mod stream;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::Router;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -108,18 +108,19 @@ impl Bound {
     /// Answers until `stop`, then ends when what was begun is finished.
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut servers = JoinSet::new();
-        let incoming = |listener| Incoming::new(listener, self.tls.clone());
+        let incoming = |listener| Incoming::new(listener, self.tls.clone(), http::HEAD_TIME);
         if let Some(listener) = self.flight {
             let queries = Arc::clone(&self.queries);
             servers.spawn(flight::serve(incoming(listener), queries, self.gate.clone(), stop.clone()));
         }
         if let Some(listener) = self.jsonl {
             let router = jsonl::router(Arc::clone(&self.queries), self.gate.clone());
-            servers.spawn(serve_http(incoming(listener), router, stop.clone()));
+            servers.spawn(http::serve(incoming(listener), router, http::HEAD_TIME, stop.clone()));
         }
         if let Some(listener) = self.admin {
             let admin = admin::Admin::new(self.context, Arc::clone(&self.queries), self.has_worker);
-            servers.spawn(serve_http(incoming(listener), admin::router(admin, self.gate), stop.clone()));
+            let router = admin::router(admin, self.gate);
+            servers.spawn(http::serve(incoming(listener), router, http::HEAD_TIME, stop.clone()));
         }
         if let Some(tls) = self.tls.clone() {
             servers.spawn(tls.renew(stop.clone()));
@@ -159,11 +160,6 @@ fn warn_if_open(name: &str, address: SocketAddr) {
             "{name} on {address} answers everybody who can reach this machine: there is no [auth] in the configuration"
         );
     }
-}
-
-async fn serve_http(incoming: Incoming, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
-    let stopped = async move { stop.cancelled().await };
-    axum::serve(incoming, router).with_graceful_shutdown(stopped).await.context("an HTTP server failed")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::rejection::{BytesRejection, QueryRejection},
+    extract::rejection::QueryRejection,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -103,8 +103,6 @@ codes! {
     ProviderExists CONFLICT "PROVIDER_ALREADY_EXISTS";
     /// A file defines the provider.
     ProviderConflict CONFLICT "PROVIDER_CONFLICT";
-    /// The body is too large.
-    TooLarge PAYLOAD_TOO_LARGE "PAYLOAD_TOO_LARGE";
     /// The metadata database is away.
     Unavailable SERVICE_UNAVAILABLE "UNAVAILABLE";
     /// A defect, of the program or of what is stored.
@@ -164,16 +162,6 @@ impl From<QueryError> for AdminError {
 impl From<QueryRejection> for AdminError {
     fn from(rejection: QueryRejection) -> Self {
         Self::new(Code::InvalidRequest, rejection.body_text())
-    }
-}
-
-impl From<BytesRejection> for AdminError {
-    fn from(rejection: BytesRejection) -> Self {
-        let code = match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
-            _ => Code::InvalidPayload,
-        };
-        Self::new(code, rejection.body_text())
     }
 }
 

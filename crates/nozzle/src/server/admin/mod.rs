@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{Request, State},
     http::{Method, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
@@ -38,9 +38,6 @@ pub use health::health;
 use self::error::{AdminError, Code};
 use super::{auth::Gate, query::Queries};
 use crate::{config::Role, context::Context, stores};
-
-/// The largest body that is taken.
-const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// For how long it is believed whether the store can be written.
 const STORE_MEMORY: Duration = Duration::from_secs(60);
@@ -147,6 +144,7 @@ fn name_errors(document: &mut Value) {
                 ("401", !is_open),
                 ("403", !is_open),
                 ("404", names_something),
+                ("408", method != "get"),
                 ("409", writes),
                 ("413", method != "get"),
                 ("500", true),
@@ -176,7 +174,6 @@ pub fn router(admin: Admin, gate: Gate) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state((admin.clone(), gate), guard))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(admin)
 }
 

@@ -4,11 +4,13 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
-use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::IntoParams;
 
-use super::error::{AdminError, Code};
+use super::{
+    super::http,
+    error::{AdminError, Code},
+};
 
 /// The most that a list gives at once.
 const MAX_LIMIT: u32 = 1000;
@@ -68,8 +70,8 @@ pub struct Payload<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Payload<T> {
     type Rejection = AdminError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, AdminError> {
-        let bytes = Bytes::from_request(request, state).await?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, AdminError> {
+        let bytes = http::body(request.into_body()).await?;
         let text = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes.as_ref() };
         serde_json::from_slice(text)
             .map(Self)

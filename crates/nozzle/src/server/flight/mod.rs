@@ -35,7 +35,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use super::{
     auth::{Gate, token_of},
     error::ApiError,
-    incoming::Incoming,
+    incoming::{Incoming, PING_EVERY, PING_TIME},
     query::{Following, Queries, Running, Statement},
     stream::{self, Messages, Resume},
 };
@@ -69,6 +69,8 @@ pub async fn serve(
     health.set_serving::<FlightServiceServer<Flight>>().await;
     Server::builder()
         .add_service(health_service)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIME))
         .add_service(FlightServiceServer::with_interceptor(Flight { queries }, gated))
         .serve_with_incoming_shutdown(incoming.connections(), async move { stop.cancelled().await })
         .await

@@ -10,7 +10,7 @@ use std::{io, pin::Pin, sync::Arc, time::Duration};
 use arrow::array::RecordBatch;
 use axum::{
     Json, Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
     middleware,
@@ -26,6 +26,7 @@ use super::{
     admin,
     auth::{self, Gate},
     error::{ApiError, ErrorCode},
+    http,
     query::{Following, Queries, Running},
     stream as server_stream,
 };
@@ -35,9 +36,6 @@ use packing::Packing;
 
 mod form;
 mod packing;
-
-/// The largest body that is taken.
-const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// How long the last line of a failed answer has to leave before the connection is broken off.
 const LAST_LINE_TIME: Duration = Duration::from_millis(200);
@@ -119,14 +117,9 @@ fn cannot_be_written(error: &anyhow::Error) -> ApiError {
 }
 
 async fn statement(body: Body) -> Result<String, ApiError> {
-    let too_large = || {
-        let message = format!("the body is larger than {MAX_BODY_BYTES} bytes; a query is sent as its text");
-        ApiError::new(ErrorCode::PayloadTooLarge, message)
-    };
-    let bytes = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| too_large())?;
     let not_text =
         |_| ApiError::new(ErrorCode::InvalidRequest, "the body is not UTF-8 text; send SQL as the body");
-    String::from_utf8(bytes.into()).map_err(not_text)
+    String::from_utf8(http::body(body).await?.into()).map_err(not_text)
 }
 
 fn decimal_format(headers: &HeaderMap) -> Result<DecimalFormat, ApiError> {
