@@ -10,6 +10,7 @@ mod flight;
 mod http;
 mod incoming;
 mod jsonl;
+mod planning;
 mod query;
 mod stream;
 

@@ -15,6 +15,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTracker
 
 use super::{
     error::{ApiError, ErrorCode},
+    planning::Planning,
     stream::Resume,
 };
 use crate::threads;
@@ -92,6 +93,8 @@ pub struct Queries {
     threads: &'static Handle,
     limits: Limits,
     streams: StreamLimits,
+    /// Of what is not run.
+    planning: Planning,
     /// The turns of queries at a time, in the order in which they came; absent without a limit.
     turns: Option<Arc<Semaphore>>,
     /// The answers that were begun and are not at their end.
@@ -101,11 +104,13 @@ pub struct Queries {
 impl Queries {
     /// Over an engine, on threads of their own.
     pub fn new(engine: Engine, limits: Limits, streams: StreamLimits) -> std::io::Result<Self> {
+        let threads = threads::shared()?;
         Ok(Self {
             engine: Arc::new(engine),
-            threads: threads::shared()?,
+            threads,
             limits,
             streams,
+            planning: Planning::new(threads, limits.time),
             turns: limits.at_a_time.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
             begun: TaskTracker::new(),
         })
@@ -129,34 +134,36 @@ impl Queries {
         look: impl FnOnce(&Session) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let engine = Arc::clone(&self.engine);
-        let looking = threads::spawn(self.threads, async move { look(&engine.session().await?) });
-        Ok(looking.await.map_err(defect)??)
+        self.planning.run(async move { look(&engine.session().await?) }).await
     }
 
-    /// Looks at a plan, without running it.
+    /// Looks at a plan, of a stream too, without running it.
     pub async fn planned<T: Send + 'static>(
         &self,
         statement: Statement,
         look: impl FnOnce(&Session, &LogicalPlan) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let engine = Arc::clone(&self.engine);
-        let planning = threads::spawn(self.threads, async move {
+        let planning = async move {
             let session = engine.session().await?;
-            let plan = statement.plan(&session).await?;
+            let plan = match nozzle_query::asks_for_stream(&statement.sql) {
+                true => session.incremental(&statement.sql).await?.0,
+                false => statement.plan(&session).await?,
+            };
             look(&session, &plan)
-        });
-        Ok(planning.await.map_err(defect)??)
+        };
+        self.planning.run(planning).await
     }
 
     /// The columns of a query, without running it.
     pub async fn schema(&self, statement: Statement) -> Result<SchemaRef, ApiError> {
         let engine = Arc::clone(&self.engine);
-        let planning = threads::spawn(self.threads, async move {
+        let planning = async move {
             let session = engine.session().await?;
             let plan = statement.plan(&session).await?;
             session.answer_schema(&plan).await
-        });
-        Ok(planning.await.map_err(defect)??)
+        };
+        self.planning.run(planning).await
     }
 
     /// Starts a query and waits for its first batch: most errors show by then, and can still be told
@@ -204,22 +211,24 @@ impl Queries {
         threads::spawn(self.threads, async move { nozzle_query::asks_for_stream(&sql) }).await.map_err(defect)
     }
 
-    /// Starts a stream. It takes no turn, as it never ends, and keeps no server from ending: its client goes on
-    /// elsewhere. A client that does not read holds it up, and nothing else.
-    pub async fn follow(&self, sql: String, resume: Resume) -> Result<Following, ApiError> {
-        let engine = Arc::clone(&self.engine);
+    /// The columns of a stream, without starting it.
+    pub async fn stream_schema(&self, sql: String, resume: Resume) -> Result<SchemaRef, ApiError> {
+        Ok(self.open(sql, resume).await?.schema())
+    }
+
+    async fn open(&self, sql: String, resume: Resume) -> Result<QueryStream, ApiError> {
         let StreamLimits { most_blocks, keep_alive } = self.streams;
         let options = StreamOptions { most_blocks, keep_alive, resume };
-        let (begun, opened) = oneshot::channel();
+        self.planning.run(QueryStream::open(Arc::clone(&self.engine), sql, options)).await
+    }
+
+    /// Starts a stream. Once it is planned it takes no turn, as it never ends, and keeps no server from ending: its
+    /// client goes on elsewhere. A client that does not read holds it up, and nothing else.
+    pub async fn follow(&self, sql: String, resume: Resume) -> Result<Following, ApiError> {
+        let mut stream = self.open(sql, resume).await?;
+        let schema = stream.schema();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let following = threads::spawn(self.threads, async move {
-            let mut stream = match QueryStream::open(engine, sql, options).await {
-                Ok(stream) => stream,
-                Err(error) => return drop(begun.send(Err(error))),
-            };
-            if begun.send(Ok(stream.schema())).is_err() {
-                return;
-            }
             loop {
                 let item = tokio::select! {
                     item = stream.next() => item,
@@ -231,10 +240,6 @@ impl Queries {
                 }
             }
         });
-        let schema = match opened.await {
-            Ok(opened) => opened?,
-            Err(_) => return Err(following.await.err().map_or_else(lost, defect)),
-        };
         let items = stream::unfold((receiver, Some(following)), |(mut receiver, following)| async {
             match receiver.recv().await {
                 Some(item) => Some((item, (receiver, following))),
@@ -290,15 +295,15 @@ impl Coming {
 
 /// When a query must be at its end.
 #[derive(Debug, Clone, Copy)]
-struct Deadline(Option<(Instant, Duration)>);
+pub(super) struct Deadline(Option<(Instant, Duration)>);
 
 impl Deadline {
-    fn of(time: Option<Duration>) -> Self {
+    pub(super) fn of(time: Option<Duration>) -> Self {
         Self(time.and_then(|time| Some((Instant::now().checked_add(time)?, time))))
     }
 
     /// What comes before the deadline.
-    async fn keep<T>(self, coming: impl Future<Output = T>) -> Result<T, ApiError> {
+    pub(super) async fn keep<T>(self, coming: impl Future<Output = T>) -> Result<T, ApiError> {
         let Some((end, time)) = self.0 else { return Ok(coming.await) };
         let late = |_| {
             let seconds = time.as_secs_f64();
@@ -316,7 +321,7 @@ fn lost() -> ApiError {
 }
 
 /// What a panic is for whoever asked: an error, and no end of the rows.
-fn defect(error: JoinError) -> ApiError {
+pub(super) fn defect(error: JoinError) -> ApiError {
     let why = error.try_into_panic().ok().and_then(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| panic.downcast_ref::<String>().cloned())

@@ -50,6 +50,18 @@ try:
     raise SystemExit("garbage was prepared")
 except pa.ArrowInvalid:
     pass
+# There are no transactions, and so no query is part of one.
+name, query = b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery", b"SELECT 1 AS n"
+for fields, is_answered in [(b"", True), (b"\x12\x01x", False)]:
+    value = b"\x0a" + bytes([len(query)]) + query + fields
+    command = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
+    for call in (lambda: client.get_flight_info(flight.FlightDescriptor.for_command(command)),
+                 lambda: client.do_get(flight.Ticket(command)).read_all()):
+        try:
+            call()
+            assert is_answered, "it is part of a transaction"
+        except NotImplementedError:
+            assert not is_answered
 print("ok")
 "#;
 
@@ -82,6 +94,7 @@ with dbapi.connect(sys.argv[1], autocommit=True) as connection:
         assert cursor.fetch_polars().height == 60
     info = connection.adbc_get_info()
     assert info["vendor_name"] == "Nozzle" and info["vendor_version"], info
+    assert info["vendor_arrow_version"] == sys.argv[2], info
     assert connection.adbc_get_table_types() == ["TABLE"]
     objects = connection.adbc_get_objects(depth="columns", db_schema_filter="eth").read_all().to_pylist()
     [catalog] = objects
@@ -108,7 +121,122 @@ fn pyarrow_reads_over_arrow_flight() {
 fn adbc_reads_over_flight_sql() {
     let place = extracted(Db::Sqlite);
     let server = Server::start(&place, &[]);
-    assert_eq!(python(FLIGHT_SQL, &[server.flight()]).trim(), "ok");
+    assert_eq!(python(FLIGHT_SQL, &[server.flight(), arrow::ARROW_VERSION]).trim(), "ok");
+}
+
+const PREPARED: &str = r#"
+import sys
+import adbc_driver_flightsql.dbapi as dbapi, pyarrow as pa
+sql = "SELECT block_num FROM eth.blocks WHERE block_num BETWEEN $1 AND $2 ORDER BY block_num"
+with dbapi.connect(sys.argv[1], autocommit=True) as connection:
+    for _ in range(2):
+        with connection.cursor() as cursor:
+            assert cursor.adbc_prepare(sql).types == [pa.uint64(), pa.uint64()]
+            # Prepared once, asked with other values, also after a refusal.
+            for first, last in [(3, 5), (57, 70), (9, 8)]:
+                cursor.execute(sql, (first, last))
+                assert cursor.fetchall() == [(n,) for n in range(first, min(last, 59) + 1)]
+                for refused, why in [(lambda: cursor.executemany(sql, [(1, 2), (3, 4)]), "executemany"),
+                                     (lambda: cursor.execute(sql, pa.table({"a": [1, 2], "b": [3, 4]})), "one row")]:
+                    try:
+                        refused()
+                    except dbapi.Error as error:
+                        assert why in str(error), error
+                        continue
+                    raise SystemExit("several rows of parameters were taken")
+    try:
+        cursor.execute(sql, (1, 2))
+        raise SystemExit("a closed statement was run")
+    except dbapi.Error:
+        pass
+print("ok")
+"#;
+
+#[test]
+fn a_prepared_statement_is_run_again_until_it_is_closed() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &["--flight-server"]);
+    assert_eq!(python(PREPARED, &[server.flight()]).trim(), "ok");
+}
+
+const POLARS: &str = r#"
+import sys
+import adbc_driver_flightsql.dbapi as dbapi, polars as pl
+with dbapi.connect(sys.argv[1], autocommit=True) as connection:
+    logs = pl.read_database("SELECT block_num, address, topic0, timestamp FROM eth.logs", connection)
+    assert logs.height == 354 and logs.schema["address"] == pl.Binary, logs.schema
+    assert logs.schema["timestamp"] == pl.Datetime("us", "UTC"), logs.schema
+    counted = pl.read_database("SELECT block_num, count(*) AS n FROM eth.logs GROUP BY block_num", connection)
+    assert counted.sort("block_num").rows() == logs.group_by("block_num").len().sort("block_num").rows()
+    some = pl.read_database("SELECT hash FROM eth.blocks WHERE block_num < $1", connection, execute_options={"parameters": (3,)})
+    assert some.height == 3 and all(len(hash) == 32 for hash in some["hash"])
+    parts = pl.read_database("SELECT value FROM generate_series(1, 100000)", connection, iter_batches=True, batch_size=1000)
+    assert sum(part.height for part in parts) == 100_000
+    empty = pl.read_database("SELECT hash, value FROM eth.transactions, eth.blocks WHERE false", connection)
+    assert empty.shape == (0, 2) and empty.columns == ["hash", "value"]
+print("ok")
+"#;
+
+#[test]
+fn polars_reads_the_server_through_adbc() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &["--flight-server"]);
+    assert_eq!(python(POLARS, &[server.flight()]).trim(), "ok");
+}
+
+const STREAMS: &str = r#"
+import sys
+import adbc_driver_flightsql.dbapi as dbapi, pyarrow as pa
+from pyarrow import flight
+client = flight.connect(sys.argv[1])
+sql = "SELECT block_num, hash FROM eth.blocks"
+header = flight.FlightCallOptions(headers=[(b"nozzle-stream", b"true")])
+for text, options in [(f"{sql} SETTINGS stream = true", None), (sql, header)]:
+    descriptor = flight.FlightDescriptor.for_command(text)
+    info = client.get_flight_info(descriptor, options)
+    assert info.schema.names == ["block_num", "hash"], info.schema
+    assert client.get_schema(descriptor, options).schema == info.schema
+    reader = client.do_get(info.endpoints[0].ticket, options)
+    assert reader.schema == info.schema
+    rows = 0
+    while rows < 60:
+        rows += reader.read_chunk().data.num_rows
+    reader.cancel()
+    # What cannot go on block by block is refused before it is begun.
+    for text in ["SELECT count(*) AS n FROM eth.blocks", "SELECT 1 AS n"]:
+        descriptor = flight.FlightDescriptor.for_command(text if options else f"{text} SETTINGS stream = true")
+        for ask in (client.get_flight_info, client.get_schema):
+            try:
+                ask(descriptor, options)
+                raise SystemExit(f"{text} was planned")
+            except pa.ArrowInvalid:
+                pass
+with dbapi.connect(sys.argv[1], autocommit=True) as connection, connection.cursor() as cursor:
+    # It asks for all three: a prepared statement, where its rows are, and the rows.
+    cursor.execute(f"{sql} SETTINGS stream = true")
+    reader = cursor.fetch_record_batch()
+    assert reader.schema == info.schema
+    rows = 0
+    while rows < 60:
+        rows += reader.read_next_batch().num_rows
+    assert rows == 60
+    cursor.adbc_cancel()
+print("ok")
+"#;
+
+/// Clients of Flight SQL ask for the columns before they ask for the rows.
+#[test]
+fn a_stream_has_columns_before_it_has_rows() {
+    let place = extracted(Db::Sqlite);
+    let server = Server::start(&place, &[]);
+    assert_eq!(python(STREAMS, &[server.flight()]).trim(), "ok");
+    let schema = format!("{}/schema", server.admin());
+    let query = r#"{"sql_query": "SELECT block_num FROM eth.logs SETTINGS stream = true"}"#;
+    let asked = ["-sS", "-H", "content-type: application/json", "--data", query, &schema];
+    let said = std::process::Command::new("curl").args(asked).output().unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(said["networks"], serde_json::json!(["chain-1337"]), "{said}");
+    assert_eq!(said["schema"]["arrow"]["fields"][0]["name"], "block_num", "{said}");
 }
 
 const LOGIN: &str = r#"

@@ -22,6 +22,7 @@ use arrow_flight::{
         DoPutPreparedStatementResult, ProstMessageExt, TicketStatementQuery,
     },
 };
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use nozzle_query::{
@@ -68,9 +69,9 @@ pub async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FlightServiceServer<Flight>>().await;
     Server::builder()
-        .add_service(health_service)
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIME))
+        .add_service(health_service)
         .add_service(FlightServiceServer::with_interceptor(Flight { queries }, gated))
         .serve_with_incoming_shutdown(incoming.connections(), async move { stop.cancelled().await })
         .await
@@ -114,7 +115,10 @@ impl Asked {
     fn statement(self) -> Result<Result<Statement, Command>, Status> {
         Ok(match self {
             Self::Sql(sql) => Ok(sql.into()),
-            Self::FlightSql(Command::CommandStatementQuery(command)) => Ok(command.query.into()),
+            Self::FlightSql(Command::CommandStatementQuery(command)) => {
+                no_transaction(command.transaction_id.as_ref())?;
+                Ok(command.query.into())
+            }
             Self::FlightSql(Command::TicketStatementQuery(ticket)) => {
                 Ok(text(&ticket.statement_handle)?.into())
             }
@@ -140,6 +144,11 @@ fn not_offered(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not offered by this server"))
 }
 
+/// There are none: every query has a moment of its own.
+fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {
+    if id.is_some() { Err(not_offered("a transaction")) } else { Ok(()) }
+}
+
 fn internal(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
 }
@@ -157,9 +166,15 @@ fn one<T: Send + 'static>(item: T) -> Response<Rows<T>> {
 
 impl Flight {
     /// The columns of what is asked for.
-    async fn schema(&self, asked: Asked) -> Result<SchemaRef, Status> {
+    async fn schema(&self, asked: Asked, headers: &HeaderMap) -> Result<SchemaRef, Status> {
         match asked.statement()? {
-            Ok(statement) => Ok(plain_schema(self.queries.schema(statement).await?.as_ref())),
+            Ok(statement) => {
+                let schema = match stream::asked_for(&self.queries, headers, &statement.sql).await? {
+                    Some(resume) => self.queries.stream_schema(statement.sql, resume).await?,
+                    None => self.queries.schema(statement).await?,
+                };
+                Ok(plain_schema(&schema))
+            }
             Err(command) => match metadata::answer(&command, &self.queries).await? {
                 Some(batch) => Ok(batch.schema()),
                 None => Err(not_offered(command.type_url())),
@@ -167,7 +182,9 @@ impl Flight {
         }
     }
 
-    async fn info(&self, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
+    async fn info(&self, request: Request<FlightDescriptor>) -> Result<FlightInfo, Status> {
+        let headers = request.metadata().clone().into_headers();
+        let descriptor = request.into_inner();
         let asked = Asked::of(&descriptor)?;
         // What was asked comes back in the form that it came in, as the ticket.
         let ticket = match &asked {
@@ -178,7 +195,7 @@ impl Flight {
             }
             Asked::FlightSql(_) => descriptor.cmd.clone(),
         };
-        flight_info(&*self.schema(asked).await?, ticket, descriptor)
+        flight_info(&*self.schema(asked, &headers).await?, ticket, descriptor)
     }
 
     async fn rows(&self, request: Request<Ticket>) -> Result<Rows<FlightData>, Status> {
@@ -232,9 +249,7 @@ impl Flight {
     }
 
     async fn prepare(&self, request: ActionCreatePreparedStatementRequest) -> Result<ActionResult, Status> {
-        if request.transaction_id.is_some() {
-            return Err(not_offered("a transaction"));
-        }
+        no_transaction(request.transaction_id.as_ref())?;
         let statement = Statement::from(request.query);
         let handle = prepared::handle(&statement)?;
         let look = |_: &Session, plan: &LogicalPlan| Ok((Session::schema(plan), Session::parameters(plan)?));
@@ -258,6 +273,14 @@ impl Flight {
         let statement = match Asked::parse(&descriptor.cmd)? {
             Asked::FlightSql(Command::CommandPreparedStatementQuery(command)) => {
                 prepared::statement(&command.prepared_statement_handle)?
+            }
+            Asked::FlightSql(
+                Command::CommandStatementUpdate(_) | Command::CommandPreparedStatementUpdate(_),
+            ) => {
+                return Err(Status::unimplemented(
+                    "an update is not offered: this server only reads; ask a query once for each row of its \
+                     parameters (executemany of ADBC is an update)",
+                ));
             }
             Asked::FlightSql(command) => return Err(not_offered(command.type_url())),
             Asked::Sql(_) => return Err(not_offered("DoPut of data")),
@@ -335,7 +358,7 @@ impl FlightService for Flight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        self.info(request.into_inner()).await.map(Response::new)
+        self.info(request).await.map(Response::new)
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
@@ -343,7 +366,8 @@ impl FlightService for Flight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let schema = self.schema(Asked::of(request.get_ref())?).await?;
+        let headers = request.metadata().clone().into_headers();
+        let schema = self.schema(Asked::of(request.get_ref())?, &headers).await?;
         let options = arrow::ipc::writer::IpcWriteOptions::default();
         let encoded = SchemaAsIpc::new(&schema, &options).try_into();
         encoded.map(Response::new).map_err(|error: arrow::error::ArrowError| internal(error))
