@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 import compose_spec
 import kubernetes_validate
@@ -27,6 +28,8 @@ CHOICES = {
 }
 PROGRAM = "/usr/local/bin/nozzle"
 INSTANCES = {"nozzle-worker": "worker-01", "nozzle-dump": "eth_mainnet"}
+# What a server must limit, as nobody limits it otherwise.
+LIMITS = {"max_mem_mb", "query_max_mem_mb", "query_timeout_secs", "max_concurrent_queries"}
 SECTIONS = {".service": {"Unit", "Service"}, ".timer": {"Unit", "Timer", "Install"}}
 commands = []
 
@@ -36,7 +39,9 @@ def check(is_right, message):
         raise ValueError(message)
 
 
-def found(file, service, arguments, environment):
+def found(file, service, arguments, environment, config=()):
+    named = {name.removeprefix("NOZZLE_CONFIG_").lower() for name in environment} | set(config)
+    check(arguments[0] != "server" or LIMITS <= named, f"{service} does not limit {sorted(LIMITS - named)}")
     commands.append({"file": file, "service": service, "arguments": arguments, "environment": environment})
 
 
@@ -65,7 +70,8 @@ def compose(path):
             check(is_there, f"{name} has the volume {source}, which is not there")
         if service["image"] == "nozzle":
             environment = {key: value for key, value in service["environment"].items() if "${" not in value}
-            found(path.name, name, service["command"], environment)
+            config = tomllib.loads((path.parent / "nozzle.toml").read_text())
+            found(path.name, name, service["command"], environment, config)
 
 
 def within(document):
@@ -128,7 +134,8 @@ def systemd(folder):
                 program, *arguments = shlex.split(unit["Service"]["ExecStart"].replace("%i", instance))
                 check([program, arguments[0]] == [PROGRAM, "--config"], f"{path.name}: not {PROGRAM} --config")
                 check(unit["Service"].get("User") == "nozzle", f"{path.name}: it does not run as nozzle")
-                found("systemd", path.stem, arguments[2:], {})
+                environment = shlex.split(unit["Service"].get("Environment", ""))
+                found("systemd", path.stem, arguments[2:], dict(pair.split("=", 1) for pair in environment))
             # Neither the program nor the user is on this machine.
             text = text.replace(PROGRAM, "/bin/true").replace("User=nozzle\n", "")
             (pathlib.Path(copies) / f"{path.stem}{instance}{path.suffix}").write_text(text)
