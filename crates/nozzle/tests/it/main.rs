@@ -25,6 +25,7 @@ mod faults;
 mod firehose;
 mod harness;
 mod hostile;
+mod limits;
 mod object_stores;
 mod providers;
 mod readers;

@@ -10,7 +10,7 @@ use std::{
 use nozzle_testkit::replay::Recording;
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Place, processor_ticks, python, synthetic, until_sync};
+use crate::harness::{Db, Place, python, synthetic};
 
 /// A running server and where it listens.
 pub struct Server {
@@ -197,6 +197,25 @@ fn errors_have_their_codes() {
 }
 
 #[test]
+fn what_a_query_asks_in_vain_is_no_error_of_the_server() {
+    let place = extracted(Db::Sqlite);
+    let log = place.path("log");
+    let mut command = Server::command(&place, &["--jsonl-server"]);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let server = Server::started(command, &["--jsonl-server"]);
+    for sql in [
+        "SELECT 1 / (5 - CAST(block_num AS BIGINT)) AS x FROM eth.blocks",
+        "SELECT CAST(concat('x', block_num) AS BIGINT) AS x FROM eth.blocks",
+        "SELECT evm_encode_hex(concat('0x', block_num, 'g')) AS x FROM eth.blocks",
+    ] {
+        let (status, body) = server.post(sql);
+        assert!(status == 500 && body.contains("EXECUTION_ERROR"), "{status} {body}");
+    }
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("ERROR"), "{said}");
+}
+
+#[test]
 fn an_error_in_the_middle_is_a_last_line_and_a_broken_connection() {
     let place = extracted(Db::Sqlite);
     let server = Server::start(&place, &["--jsonl-server"]);
@@ -356,75 +375,6 @@ fn deep_statements_are_answered_or_refused_and_harm_nobody() {
     assert_eq!(server.stop(), 0);
 }
 
-/// Queries that never pause, and whose clients have gone, hold up neither the others nor the end.
-#[test]
-fn abandoned_queries_do_not_keep_the_server_from_answering() {
-    let place = extracted(Db::Sqlite);
-    let server = Server::start(&place, &["--jsonl-server"]);
-    // More rows than can be counted before the test gives up.
-    let heavy = "SELECT count(DISTINCT a.tx_hash) FROM eth.logs a CROSS JOIN eth.logs b CROSS JOIN eth.logs c \
-                 CROSS JOIN eth.logs d";
-    for _ in 0..3 {
-        let output = Command::new("curl").args(["-sS", "-m", "1", "--data", heavy, server.jsonl()]).output();
-        assert_eq!(output.unwrap().status.code(), Some(28), "it was to take longer than a second");
-    }
-    let asked = Instant::now();
-    assert_eq!(server.post("SELECT count(*) AS n FROM eth.blocks"), (200, "{\"n\":60}\n".into()));
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    // Nobody wants their answers: they compute no more.
-    let (id, left) = (server.child.id(), Instant::now());
-    until_sync("the processors to be free", || {
-        let before = processor_ticks(id);
-        std::thread::sleep(Duration::from_millis(500));
-        assert!(left.elapsed() < Duration::from_secs(20), "they compute on");
-        (processor_ticks(id) - before <= 5).then_some(())
-    });
-    let told = Instant::now();
-    assert_eq!(server.stop(), 0);
-    assert!(told.elapsed() < Duration::from_secs(20), "{:?}", told.elapsed());
-}
-
-/// Clients that do not read, and queries that are too large or too long, leave the others their turn.
-#[test]
-fn a_query_takes_no_more_than_it_may() {
-    let place = extracted(Db::Sqlite);
-    let lines = "query_max_mem_mb = 16\nquery_timeout_secs = 2\nmax_concurrent_queries = 2\n";
-    let config = std::fs::read_to_string(place.path("nozzle.toml")).unwrap();
-    place.write("nozzle.toml", &format!("{lines}{config}"));
-    let server = Server::start(&place, &["--jsonl-server", "--flight-server"]);
-    let code = |sql: &str| {
-        let (status, body) = server.post(sql);
-        let body: Value = serde_json::from_str(&body).unwrap();
-        (status, body["error_code"].as_str().unwrap().to_owned())
-    };
-    let large = "SELECT array_length(array_agg(value)) AS n FROM generate_series(1, 5000000)";
-    assert_eq!(code(large), (503, "RESOURCES_EXHAUSTED".into()));
-    let long = "SELECT count(DISTINCT a.tx_hash) FROM eth.logs a CROSS JOIN eth.logs b CROSS JOIN eth.logs c";
-    assert_eq!(code(long), (504, "QUERY_TIMEOUT".into()));
-    let late = "import sys\nfrom pyarrow import flight\n\
-                try: flight.connect(sys.argv[1]).do_get(flight.Ticket(sys.argv[2])).read_all()\n\
-                except flight.FlightTimedOutError: print('late')";
-    assert_eq!(python(late, &[server.flight(), long]).trim(), "late");
-
-    let address = server.jsonl().strip_prefix("http://").unwrap().to_owned();
-    let endless = "SELECT value FROM generate_series(1, 1000000000)";
-    let _silent = [0, 1].map(|_| {
-        let mut stream = TcpStream::connect(&address).unwrap();
-        let length = endless.len();
-        write!(stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{endless}").unwrap();
-        stream
-    });
-    std::thread::sleep(Duration::from_millis(500));
-    // They have both turns, until their time is over.
-    let asked = Instant::now();
-    let answers: Vec<_> = (0..4)
-        .map(|_| server.post("SELECT count(*) AS n FROM eth.blocks"))
-        .filter(|answer| *answer == (200, "{\"n\":60}\n".into()))
-        .collect();
-    assert!(answers.len() >= 3, "{answers:?}");
-    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
-}
-
 #[test]
 fn connections_on_which_nothing_was_begun_do_not_keep_the_server_from_ending() {
     let place = extracted(Db::Sqlite);
@@ -458,38 +408,41 @@ fn an_address_that_is_taken_is_named_with_its_key() {
 /// What a query has read, as `EXPLAIN ANALYZE` says: a look-up opens only the files and row groups that can hold it.
 #[test]
 fn a_look_up_reads_little_and_says_so() {
-    let node = synthetic(Recording::synthetic(400, 40, 2, 47), 0);
+    let node = synthetic(Recording::small_mainnet_like(400, 24, 47), 0);
     let place = Place::configured(Db::Sqlite, crate::harness::NOT_MERGED);
     place.define("eth", "chain-1337", node.url());
     for end in ["99", "199", "299", "399"] {
         place.ok(&["dump", "--dataset", "eth", "-e", end]);
     }
     let server = Server::start(&place, &["--jsonl-server"]);
-    let one = |sql: &str, name: &str| {
+    let rows = |sql: &str| {
         let (status, body) = server.post(sql);
         assert_eq!(status, 200, "{body}");
-        serde_json::from_str::<Value>(body.lines().next().unwrap()).unwrap()[name]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        body.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
     };
     let read = |sql: &str| {
-        let (status, body) = server.post(&format!("EXPLAIN ANALYZE {sql}"));
-        assert_eq!(status, 200, "{body}");
-        bytes_scanned(&body)
+        let explained = rows(&format!("EXPLAIN ANALYZE {sql}"));
+        bytes_scanned(&explained.iter().map(Value::to_string).collect::<String>())
     };
     for (table, column) in [("transactions", "tx_hash"), ("logs", "address"), ("logs", "topic0")] {
-        let value = one(&format!("SELECT {column} FROM eth.{table} WHERE block_num = 250 LIMIT 1"), column);
+        // One that is in the third of the four files only, as most are not that have been seen before.
+        let one = format!(
+            "SELECT {column} AS value, count(*) AS n FROM eth.{table} WHERE {column} IS NOT NULL \
+             GROUP BY {column} HAVING min(block_num) >= 200 AND max(block_num) < 300 ORDER BY {column} LIMIT 1"
+        );
+        let [one] = &rows(&one)[..] else { panic!("there is no {column} in one file only") };
+        let value = one["value"].as_str().unwrap();
         let all = read(&format!("SELECT * FROM eth.{table}"));
-        let found = read(&format!("SELECT * FROM eth.{table} WHERE {column} = '{value}'"));
+        let look_up = format!("SELECT * FROM eth.{table} WHERE {column} = '{value}'");
+        assert_eq!(rows(&look_up).len() as u64, one["n"].as_u64().unwrap());
+        let found = read(&look_up);
         let nowhere = format!("0x{}", "ab".repeat(value.len() / 2 - 1));
         let none = read(&format!("SELECT * FROM eth.{table} WHERE {column} = '{nowhere}'"));
+        println!("{column}: {found} of {all} bytes, {none} for what is nowhere");
         // A bloom filter may take a value for one that it has.
         assert!(none <= all / 20, "{column}: {none} of {all} bytes for what is nowhere");
-        // Addresses and topics of this chain are in every file, and what they are told by is read beside the rows.
-        // Hashes are read to find the row, and once more as a column of the answer.
-        let most = if column == "tx_hash" { all / 3 } else { all + all / 10 };
-        assert!(found > 0 && found <= most, "{column}: {found} of {all} bytes");
+        // A quarter is the file's. What a value is found by is read beside the rows, once more where it is selected.
+        assert!(found > 0 && found <= all / 3, "{column}: {found} of {all} bytes");
     }
 }
 
