@@ -264,3 +264,21 @@ fn not_found<T>(answer: Result<T, Status>) -> Result<Option<T>, Status> {
         answer => answer.map(Some),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::GrpcConfig;
+
+    #[tokio::test]
+    async fn an_undone_block_is_known_by_its_name_though_what_is_sent_of_it_is_damaged() {
+        let grpc = Grpc::connect(&GrpcConfig::new("p", "http://localhost:1")).expect("an address");
+        let client = Client::new(grpc);
+        let (id, parent_id) = ("07".repeat(32), "06".repeat(32));
+        let named = BlockMetadata { num: 7, id, parent_id, ..BlockMetadata::default() };
+        let sent = Some(Any { type_url: BLOCK_TYPE.to_owned(), value: Bytes::from_static(b"\x08") });
+        let expected = BlockLink { number: 7, hash: [7; 32].into(), parent_hash: [6; 32].into() };
+        assert_eq!(client.undone(7, sent.clone(), Some(named)).expect("it has a name"), expected);
+        client.undone(7, sent, None).expect_err("nothing says which it is");
+    }
+}

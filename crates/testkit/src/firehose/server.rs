@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::{
     Request, Response, Status,
@@ -74,6 +74,8 @@ struct Shared {
     at_cursor: Mutex<Option<Vec<Served>>>,
     /// What the next streams say in the place of their first messages.
     refusals: Mutex<VecDeque<Status>>,
+    /// The block that the next stream first tells to be undone.
+    undone_first: Mutex<Option<Served>>,
     /// Blocks that streams were told to be undone.
     undone: Mutex<Vec<u64>>,
     /// Messages that were sent.
@@ -113,6 +115,7 @@ impl FirehoseServer {
             requests: Mutex::default(),
             at_cursor: Mutex::default(),
             refusals: Mutex::default(),
+            undone_first: Mutex::default(),
             undone: Mutex::default(),
             sent: AtomicU64::new(0),
             is_calm: AtomicBool::new(false),
@@ -155,6 +158,11 @@ impl FirehoseServer {
     /// The next streams are taken, and say these in the place of their first messages, one each.
     pub fn refuse(&self, refusals: impl IntoIterator<Item = Status>) {
         locked(&self.shared.refusals).extend(refusals);
+    }
+
+    /// The next stream first tells that a block is undone.
+    pub fn undo_first(&self, block: Served) {
+        *locked(&self.shared.undone_first) = Some(block);
     }
 
     /// The numbers of the blocks that streams were told to be undone so far.
@@ -244,9 +252,11 @@ impl Blocks for Endpoint {
             held: VecDeque::new(),
             is_cut: false,
         };
+        let undone = locked(&self.0.undone_first).take();
+        let undone = undone.map(|block| Ok(locked(&self.0.chain).message(&block, ForkStep::StepUndo)));
         let messages =
             stream::unfold(sending, |mut sending| async { sending.next().await.map(|m| (m, sending)) });
-        Ok(Response::new(Box::pin(messages)))
+        Ok(Response::new(Box::pin(stream::iter(undone).chain(messages))))
     }
 }
 
