@@ -99,9 +99,9 @@ impl<S: BlockSource + ?Sized> Retry<S> {
 }
 
 fn warn(error: &SourceError, what: &str, failures: u32, wait: Duration) {
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let cause = std::error::Error::source(error).map(ToString::to_string);
     let wait_ms = wait.as_millis() as u64;
-    tracing::warn!(%error, cause, failures, wait_ms, "asking again for {what}");
+    tracing::warn!(%error, cause = cause.as_deref(), failures, wait_ms, "asking again for {what}");
 }
 
 #[async_trait]
