@@ -15,7 +15,7 @@ use datafusion::{
         table_schema::TableSchema,
     },
     physical_expr::{
-        EquivalenceProperties, PhysicalSortExpr, conjunction, expressions::DynamicFilterTracking,
+        EquivalenceProperties, PhysicalSortExpr, expressions::DynamicFilterTracking,
         projection::ProjectionExprs, split_conjunction,
     },
     physical_optimizer::pruning::PruningPredicateBuilder,
@@ -152,20 +152,26 @@ impl FileSource for EqualitySource {
         };
         let mut wanted = self.wanted.clone();
         let mut others = vec![];
-        for (filter, pushed) in filters.iter().zip(&whole.filters) {
-            for part in split_conjunction(filter) {
-                match conditions::wanted(part, self.schema()) {
-                    Some(found) if matches!(pushed, PushedDown::Yes) => wanted.push(found),
-                    _ => others.push(Arc::clone(part)),
-                }
+        // What is refused here is applied above this scan, and there only.
+        let taken =
+            filters.iter().zip(&whole.filters).filter(|(_, pushed)| matches!(pushed, PushedDown::Yes));
+        for part in taken.flat_map(|(filter, _)| split_conjunction(filter)) {
+            match conditions::wanted(part, self.schema()) {
+                Some(found) => wanted.push(found),
+                None => others.push(Arc::clone(part)),
             }
         }
-        let rest = if others.is_empty() {
-            Arc::clone(&self.rest)
-        } else {
-            let pushed = self.rest.try_pushdown_filters(vec![conjunction(others)], config)?;
-            pushed.updated_node.unwrap_or_else(|| Arc::clone(&self.rest))
+        // Each by itself: the scan takes or refuses a filter as a whole.
+        let rest = match others.is_empty() {
+            true => Some(Arc::clone(&self.rest)),
+            false => {
+                let pushed = self.rest.try_pushdown_filters(others, config)?;
+                let has_all = pushed.filters.iter().all(|pushed| matches!(pushed, PushedDown::Yes));
+                pushed.updated_node.filter(|_| has_all)
+            }
         };
+        // Without a scan that applies all the others, nothing is to be found by value.
+        let (rest, wanted) = rest.map_or_else(|| (Arc::clone(&whole_source), vec![]), |rest| (rest, wanted));
         let updated: Arc<dyn FileSource> =
             Arc::new(Self { whole: whole_source, rest, wanted, ..self.clone() });
         Ok(FilterPushdownPropagation { filters: whole.filters, updated_node: Some(updated) })
