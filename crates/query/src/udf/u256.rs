@@ -158,27 +158,42 @@ fn of_bytes(bytes: &[u8]) -> Result<Number> {
 }
 
 fn decimals128(array: &Decimal128Array) -> Result<Vec<Option<Number>>> {
-    let scale = u32::try_from(array.scale()).unwrap_or(0);
-    let unit = 10_i128.pow(scale.min(38));
+    let (unit, zeros) = parts_of(array.scale());
+    let unit = 10_i128.pow(unit.min(38));
     let read = |value: i128| match value % unit {
-        0 => Ok(Number::of_i128(value / unit)),
+        0 => with_zeros(Number::of_i128(value / unit), zeros),
         _ => exec_err!("a number with a fraction is not an integer"),
     };
     array.iter().map(|value| value.map(read).transpose()).collect()
 }
 
 fn decimals256(array: &Decimal256Array) -> Result<Vec<Option<Number>>> {
-    let scale = u32::try_from(array.scale()).unwrap_or(0);
-    let unit = i256::from_i128(10).wrapping_pow(scale.min(76));
+    let (unit, zeros) = parts_of(array.scale());
+    let unit = i256::from_i128(10).wrapping_pow(unit.min(76));
     let read = |value: i256| {
         if value % unit != i256::ZERO {
             return exec_err!("a number with a fraction is not an integer");
         }
         let magnitude = (value / unit).wrapping_abs();
         let magnitude = U256::from_be_bytes(magnitude.to_be_bytes());
-        Ok(Number::new(value < i256::ZERO, magnitude))
+        with_zeros(Number::new(value < i256::ZERO, magnitude), zeros)
     };
     array.iter().map(|value| value.map(read).transpose()).collect()
+}
+
+/// The digits behind the point, or with a negative scale the zeros that are left out before it.
+fn parts_of(scale: i8) -> (u32, u32) {
+    let digits = u32::from(scale.unsigned_abs());
+    if scale < 0 { (0, digits) } else { (digits, 0) }
+}
+
+fn with_zeros(number: Number, zeros: u32) -> Result<Number> {
+    let unit = U256::from(10).checked_pow(U256::from(zeros));
+    match unit.and_then(|unit| number.magnitude.checked_mul(unit)) {
+        Some(magnitude) => Ok(Number::new(number.is_negative, magnitude)),
+        None if number.magnitude.is_zero() => Ok(number),
+        None => exec_err!("a number of {zeros} zeros at its end has more than 256 bits"),
+    }
 }
 
 /// A text that fits into a message.
@@ -219,16 +234,16 @@ mod tests {
             let array = Decimal128Array::from(vec![Some(value)]);
             Arc::new(array.with_precision_and_scale(38, scale).expect("a decimal")) as ArrayRef
         };
+        let wide = |value, scale| {
+            let array = Decimal256Array::from(vec![i256::from_i128(value)]);
+            Arc::new(array.with_precision_and_scale(76, scale).expect("a decimal")) as ArrayRef
+        };
         let columns: [ArrayRef; 6] = [
             Arc::new(StringArray::from(vec!["-5"])),
             Arc::new(arrow::array::Int8Array::from(vec![-5])),
             decimal(-5, 0),
             decimal(-500, 2),
-            Arc::new(
-                Decimal256Array::from(vec![i256::from_i128(-5)])
-                    .with_precision_and_scale(76, 0)
-                    .expect("one"),
-            ),
+            wide(-5, 0),
             Arc::new(StringViewArray::from(vec!["-5"])),
         ];
         for column in columns {
@@ -244,6 +259,13 @@ mod tests {
         let read = numbers(&bytes).expect("numbers");
         assert_eq!((read[0].map(|number| number.to_string()).as_deref(), read[1]), (Some("256"), None));
         assert!(numbers(&decimal(150, 2)).is_err());
+        for column in [decimal(-15, -2), wide(-15, -2)] {
+            let read = numbers(&column).expect("numbers");
+            let text = read[0].map(|number| number.to_string());
+            assert_eq!(text.as_deref(), Some("-1500"), "{}", column.data_type());
+        }
+        // 10^77 is less than 2^256, and ten times that is more.
+        assert!(numbers(&wide(1, -76)).is_ok() && numbers(&wide(100, -76)).is_err());
         assert!(numbers(&(Arc::new(StringArray::from(vec!["x"])) as ArrayRef)).is_err());
     }
 }
