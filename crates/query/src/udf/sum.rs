@@ -1,19 +1,23 @@
 //! `sum` as the engine has it, but for what it does where the sum does not fit: it would go on with other digits,
 //! and here it is an error.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arrow::{
     array::{Array, ArrayRef, ArrowNativeTypeOp, AsArray, BooleanArray},
     datatypes::{
-        ArrowPrimitiveType, DataType, Decimal128Type, Decimal256Type, FieldRef, Int64Type, UInt64Type,
+        ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, FieldRef,
+        Int64Type, UInt64Type,
     },
 };
 use datafusion::{
-    common::{ScalarValue, exec_err},
+    common::{ScalarValue, exec_err, internal_err},
     error::Result,
     functions_aggregate::sum::sum_udaf,
     logical_expr::{
@@ -22,7 +26,9 @@ use datafusion::{
         utils::AggregateOrderSensitivity,
     },
 };
-use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
+use datafusion_functions_aggregate_common::{
+    aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator, utils::GenericDistinctBuffer,
+};
 
 /// The function, in the place of the engine's.
 pub(super) fn checked() -> AggregateUDF {
@@ -39,9 +45,10 @@ struct CheckedSum {
 macro_rules! where_checked {
     ($args:ident, $make:ident, $otherwise:expr) => {
         match $args.return_field.data_type().clone() {
-            _ if $args.is_distinct => $otherwise,
             ty @ DataType::Int64 => Ok($make::<Int64Type>(ty)),
             ty @ DataType::UInt64 => Ok($make::<UInt64Type>(ty)),
+            ty @ DataType::Decimal32(..) => Ok($make::<Decimal32Type>(ty)),
+            ty @ DataType::Decimal64(..) => Ok($make::<Decimal64Type>(ty)),
             ty @ DataType::Decimal128(..) => Ok($make::<Decimal128Type>(ty)),
             ty @ DataType::Decimal256(..) => Ok($make::<Decimal256Type>(ty)),
             _ => $otherwise,
@@ -63,10 +70,20 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        if args.is_distinct {
+            return where_checked!(args, of_distinct, self.engine.accumulator(args));
+        }
         where_checked!(args, of_all, self.engine.accumulator(args))
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        if args.is_distinct {
+            // The engine has no other type here.
+            return match args.return_field.data_type() {
+                DataType::Int64 => Ok(Box::new(DistinctInWindow::default())),
+                _ => self.engine.create_sliding_accumulator(args),
+            };
+        }
         where_checked!(args, of_all, self.engine.create_sliding_accumulator(args))
     }
 
@@ -98,6 +115,12 @@ fn overflow<T>(data_type: &DataType) -> Result<T> {
 /// Decimals have fewer digits than their bits could hold.
 fn check_digits(array: &ArrayRef) -> Result<()> {
     match array.data_type() {
+        ty @ DataType::Decimal32(precision, _) => {
+            array.as_primitive::<Decimal32Type>().validate_decimal_precision(*precision).or(overflow(ty))
+        }
+        ty @ DataType::Decimal64(precision, _) => {
+            array.as_primitive::<Decimal64Type>().validate_decimal_precision(*precision).or(overflow(ty))
+        }
         ty @ DataType::Decimal128(precision, _) => {
             array.as_primitive::<Decimal128Type>().validate_decimal_precision(*precision).or(overflow(ty))
         }
@@ -166,6 +189,116 @@ impl<T: ArrowPrimitiveType<Native: ArrowNativeTypeOp> + std::fmt::Debug> Accumul
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         self.update_batch(states)
+    }
+}
+
+/// The sum of the values that differ from each other.
+#[derive(Debug)]
+struct OfDistinct<T: ArrowPrimitiveType> {
+    data_type: DataType,
+    values: GenericDistinctBuffer<T>,
+}
+
+fn of_distinct<T: ArrowPrimitiveType<Native: ArrowNativeTypeOp> + std::fmt::Debug>(
+    data_type: DataType,
+) -> Box<dyn Accumulator> {
+    let values = GenericDistinctBuffer::new(data_type.clone());
+    Box::new(OfDistinct::<T> { data_type, values })
+}
+
+impl<T: ArrowPrimitiveType<Native: ArrowNativeTypeOp> + std::fmt::Debug> Accumulator for OfDistinct<T> {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.values.update_batch(values)
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let zero = T::Native::ZERO;
+        let values = self.values.values.iter().map(|value| value.0);
+        let (mut below, mut above): (Vec<_>, Vec<_>) = values.partition(|value| value.is_lt(zero));
+        if below.is_empty() && above.is_empty() {
+            return ScalarValue::new_primitive::<T>(None, &self.data_type);
+        }
+        let mut sum = zero;
+        // They have no order, so no part of them is to be larger than the sum of all is.
+        while let Some(value) = match sum.is_lt(zero) {
+            true => above.pop().or_else(|| below.pop()),
+            false => below.pop().or_else(|| above.pop()),
+        } {
+            sum = sum.add_checked(value).or(overflow(&self.data_type))?;
+        }
+        let sum = ScalarValue::new_primitive::<T>(Some(sum), &self.data_type)?;
+        check_digits(&sum.to_array()?)?;
+        Ok(sum)
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.values.size()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.values.state()
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.values.merge_batch(states)
+    }
+}
+
+/// The sum of the values in a window that differ from each other.
+#[derive(Debug, Default)]
+struct DistinctInWindow {
+    /// How often each is in it.
+    counts: HashMap<i64, u64>,
+    /// Wide enough for more values than there is memory for.
+    sum: i128,
+}
+
+impl Accumulator for DistinctInWindow {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        for value in values[0].as_primitive::<Int64Type>().iter().flatten() {
+            let count = self.counts.entry(value).or_default();
+            if *count == 0 {
+                self.sum += i128::from(value);
+            }
+            *count += 1;
+        }
+        Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        for value in values[0].as_primitive::<Int64Type>().iter().flatten() {
+            if let Entry::Occupied(mut entry) = self.counts.entry(value) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                    self.sum -= i128::from(value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        match i64::try_from(self.sum) {
+            Ok(sum) => Ok(ScalarValue::Int64((!self.counts.is_empty()).then_some(sum))),
+            Err(_) => overflow(&DataType::Int64),
+        }
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.counts.capacity() * size_of::<(i64, u64)>()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        internal_err!("the sum of a window has no part")
+    }
+
+    fn merge_batch(&mut self, _: &[ArrayRef]) -> Result<()> {
+        internal_err!("the sum of a window has no part")
     }
 }
 
