@@ -82,7 +82,11 @@ fn fits(ty: &Type, slot: Slot<'_>, budget: &mut usize) -> Option<()> {
         *budget = budget.checked_sub(1)?;
     }
     match ty {
-        Type::Bytes | Type::String => slot.bytes().map(drop),
+        Type::Bytes | Type::String => {
+            // They are copied, each time that they are led to.
+            *budget = budget.checked_sub(slot.bytes()?.len().div_ceil(WORD))?;
+            Some(())
+        }
         Type::List(item) => {
             let (first, count) = slot.items(item)?;
             (0..count).try_for_each(|index| fits(item, first.behind(index * item.head_bytes()), budget))
