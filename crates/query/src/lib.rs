@@ -28,6 +28,7 @@ mod links;
 mod literals;
 mod memory;
 pub mod nearest;
+mod parameters;
 mod pauses;
 pub mod plain;
 mod prune;

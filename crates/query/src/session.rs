@@ -12,7 +12,7 @@ use datafusion::{
         information_schema::{INFORMATION_SCHEMA, INFORMATION_SCHEMA_TABLES},
     },
     common::{
-        ParamValues, ScalarValue, TableReference,
+        TableReference,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
@@ -27,7 +27,10 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, ScalarUDF},
     optimizer::Analyzer,
     prelude::{SessionConfig, SessionContext},
-    sql::parser::{DFParserBuilder, Statement},
+    sql::{
+        parser::{DFParserBuilder, Statement},
+        sqlparser::{dialect::GenericDialect, parser::ParserError, tokenizer::Tokenizer},
+    },
 };
 use nozzle_core::{DatasetRef, Network};
 use nozzle_metadata::{CommitSeq, Dataset, MetadataStore, Snapshot};
@@ -43,6 +46,7 @@ use crate::{
     literals,
     memory::Share,
     nearest::suggestion,
+    parameters,
     pauses::Pauses,
     stores::Stores,
     udf,
@@ -299,15 +303,10 @@ impl Session {
         })
     }
 
-    /// The plan with values in the place of its parameters, `$1` and so on: those of the columns of one row.
+    /// The plan with values in the place of its parameters, `$1` and so on: those of the columns of one row. A `0x`
+    /// text in the place of bytes is taken as bytes.
     pub fn bind(plan: LogicalPlan, row: &RecordBatch) -> Result<LogicalPlan, QueryError> {
-        if row.num_rows() != 1 {
-            let rows = row.num_rows();
-            return Err(QueryError::Plan(format!("a query takes one row of parameters, not {rows}")));
-        }
-        let values = row.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
-        let values = values.collect::<Result<Vec<_>, _>>()?;
-        Ok(plan.with_param_values(ParamValues::from(values))?)
+        parameters::bound(plan, row)
     }
 
     /// The parameters of a plan, in the order of their numbers; those whose type nothing tells are text.
@@ -434,26 +433,30 @@ fn check_names(plan: &LogicalPlan) -> Result<(), QueryError> {
             "two columns of the answer are named `{name}`: give one of them another name with AS"
         )));
     }
-    let mut reserved = None;
+    let mut found = None;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::SubqueryAlias(alias) = node {
-            reserved = reserved.take().or_else(|| reserved_name(alias.alias.table()));
+            found = found.take().or_else(|| reserved_name(alias.alias.table()));
         }
         node.apply_expressions(|expr| {
             expr.apply(|part| {
                 if let Expr::Alias(alias) = part {
-                    reserved = reserved.take().or_else(|| reserved_name(&alias.name));
+                    found = found.take().or_else(|| reserved_name(&alias.name));
                 }
                 Ok(TreeNodeRecursion::Continue)
             })
         })
     })?;
-    match reserved {
-        Some(name) => Err(QueryError::Plan(format!(
-            "the alias `{name}` begins with `_`, as only columns do that are added to an answer: choose another"
-        ))),
+    match found {
+        Some(name) => Err(reserved(&name)),
         None => Ok(()),
     }
+}
+
+fn reserved(name: &str) -> QueryError {
+    QueryError::Plan(format!(
+        "the alias `{name}` begins with `_`, as only columns do that are added to an answer: choose another"
+    ))
 }
 
 fn reserved_name(name: &str) -> Option<String> {
@@ -462,7 +465,10 @@ fn reserved_name(name: &str) -> Option<String> {
 }
 
 fn parse_one(sql: &str) -> Result<Statement, QueryError> {
-    let mut statements = DFParserBuilder::new(sql).build()?.parse_statements()?;
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
+    let mut tokens = tokens.map_err(ParserError::from).map_err(DataFusionError::from)?;
+    parameters::numbered(&mut tokens)?;
+    let mut statements = DFParserBuilder::new(tokens).build()?.parse_statements()?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
         (None, _) => Err(QueryError::Parse("there is no statement".into())),

@@ -27,7 +27,7 @@ fn session() -> SessionContext {
 }
 
 /// The only value of a query's answer, as text; an error's text behind `error: `.
-async fn answer(sql: &str) -> String {
+pub(super) async fn answer(sql: &str) -> String {
     let run = async {
         let batches = session().sql(sql).await?.collect().await?;
         let column = batches[0].column(0);
@@ -157,6 +157,15 @@ async fn aggregates_are_exact_and_do_not_depend_on_the_order() {
         ("SELECT sum(x) FROM (VALUES (1), (NULL), (2)) t(x)".into(), "3".into()),
         ("SELECT sum(x) FROM (SELECT 1 x WHERE false)".into(), "null".into()),
         ("SELECT sum(DISTINCT x) FROM (VALUES (1), (1), (2)) t(x)".into(), "3".into()),
+        // Two of them, as one alone is a sum of groups to the engine.
+        ("SELECT sum(DISTINCT x) + count(DISTINCT y) FROM (VALUES (1, 1), (1, 2), (2, 2)) t(x, y)".into(), "5".into()),
+        ("SELECT sum(DISTINCT x), count(DISTINCT y) FROM (VALUES (9223372036854775807, 1), (1, 2)) t(x, y)".into(), "error: does not fit into Int64".into()),
+        ("SELECT sum(DISTINCT x), count(DISTINCT y) FROM (VALUES (9223372036854775807, 1), (1, 2), (-1, 3)) t(x, y)".into(), "9223372036854775807".into()),
+        ("SELECT sum(DISTINCT x), count(DISTINCT y) FROM (SELECT 1 x, 1 y WHERE false)".into(), "null".into()),
+        (digits("").replace("sum(x)", "sum(DISTINCT x), count(DISTINCT -x)"), "error: does not fit into Decimal128".into()),
+        ("SELECT max(s) FROM (SELECT sum(DISTINCT x) OVER (ORDER BY x ROWS 1 PRECEDING) s FROM (VALUES (2), (2), (4)) t(x))".into(), "6".into()),
+        ("SELECT max(s) FROM (SELECT sum(DISTINCT x) OVER (ORDER BY x ROWS 1 PRECEDING) s FROM (VALUES (9223372036854775807), (1)) t(x))".into(), "error: does not fit into Int64".into()),
+        ("SELECT sum(arrow_cast(x, 'Decimal64(18, 0)')) FROM (VALUES (999999999999999999), (1)) t(x)".into(), "error: does not fit into Decimal64".into()),
         ("SELECT sum(x) FROM (VALUES (1.5), (2)) t(x)".into(), "3.5".into()),
         ("SELECT sum(x) FILTER (WHERE x > 1) FROM (VALUES (1), (5)) t(x) GROUP BY true".into(), "5".into()),
         (digits(""), "error: does not fit into Decimal128".into()),
@@ -206,6 +215,19 @@ async fn hexadecimal_texts_are_bytes_beside_bytes() {
         (format!("a <> '{hex}'"), 0),
         (format!("a IN ('{hex}', '0x{}')", "00".repeat(20)), 1),
         (format!("a NOT IN ('{hex}')"), 0),
+        (format!("a = '{}'", hex.replace("0x", "0X")), 1),
+        (format!("a IS NOT DISTINCT FROM '{hex}'"), 1),
+        (format!("'{hex}' IS DISTINCT FROM a"), 0),
+        (format!("CASE a WHEN '{hex}' THEN true END"), 1),
+        (format!("CASE WHEN a = '{hex}' THEN 'x' END = 'x'"), 1),
+        (format!("a BETWEEN '{hex}' AND '0x{}'", "ff".repeat(20)), 1),
+        (format!("a >= '{hex}' AND a < '0x{}'", "ff".repeat(20)), 1),
+        ("b IS NOT DISTINCT FROM '0xff'".into(), 1),
+        ("CASE b WHEN '0xfe' THEN 1 WHEN '0xff' THEN 2 END = 2".into(), 1),
+        ("b > '0xfe' AND b <= '0XFF'".into(), 1),
+        ("b BETWEEN '0xff' AND '0xffff'".into(), 1),
+        ("(SELECT b IN ('0xff') FROM t)".into(), 1),
+        ("(SELECT b IS NOT DISTINCT FROM '0xff' FROM t)".into(), 1),
         ("b = '0xFF'".into(), 1),
         ("b IN ('0xff')".into(), 1),
         ("s = '0xff'".into(), 1),
@@ -214,9 +236,14 @@ async fn hexadecimal_texts_are_bytes_beside_bytes() {
     ] {
         assert_eq!(count(&filter).await.unwrap(), expected, "{filter}");
     }
-    for (filter, words) in
-        [("a = '0x01'", "has 1 bytes, but"), ("a = '0x123'", "two digits"), ("a IN ('0x01')", "has 1 bytes")]
-    {
+    for (filter, words) in [
+        ("a = '0x01'", "has 1 bytes, but"),
+        ("a = '0x123'", "two digits"),
+        ("a IN ('0x01')", "has 1 bytes"),
+        ("b = '0x0xff'", "two digits"),
+        ("b IS DISTINCT FROM '0xf'", "two digits"),
+        ("CASE a WHEN '0x01' THEN true END", "has 1 bytes"),
+    ] {
         let error = count(filter).await.unwrap_err().to_string();
         assert!(error.contains(words), "{filter}: {error}");
     }
@@ -378,6 +405,26 @@ fn an_encoding_that_grows_without_end_is_none() {
     let array = decode::values(&ty, &[Some(&data)]);
     assert!(array.is_null(0));
     let _: Arc<dyn Array> = array;
+}
+
+/// Offsets that all lead to the same bytes, which are copied for each of them.
+#[test]
+fn bytes_that_are_led_to_again_and_again_are_none() {
+    let word = |number: u64| U256::from(number).to_be_bytes::<32>();
+    let encoding = |items: u64, bytes: u64| {
+        let mut data = [word(32), word(items)].concat();
+        (0..items).for_each(|_| data.extend(word(items * 32)));
+        data.extend(word(bytes));
+        data.extend(vec![7; bytes as usize]);
+        data
+    };
+    let data = encoding(8_000, 256_000);
+    assert_eq!(data.len(), 512_096);
+    for ty in ["bytes[]", "string[]"] {
+        let ty = Type::parse(ty).unwrap();
+        assert!(decode::values(&ty, &[Some(&data)]).is_null(0), "{ty}");
+        assert!(decode::values(&ty, &[Some(&encoding(1, 512_000))]).is_valid(0), "{ty}");
+    }
 }
 
 /// The sums of groups, in one part and in many, are those that each group has by itself.
