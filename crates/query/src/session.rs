@@ -269,7 +269,9 @@ impl Session {
                 self.check_table(&table)?;
             }
         }
-        planned(&state, statement).await
+        let plan = planned(&state, statement).await?;
+        calls::check_places(&plan)?;
+        Ok(plan)
     }
 
     /// Runs a plan; rows come as they are made.
