@@ -45,9 +45,11 @@ use crate::{
     gaps::KnownGaps,
     literals,
     memory::Share,
+    names,
     nearest::suggestion,
     parameters,
     pauses::Pauses,
+    references,
     stores::Stores,
     udf,
 };
@@ -413,6 +415,10 @@ pub(crate) fn parsed(sql: &str) -> Result<Statement, QueryError> {
     if let Some(clause) = clauses::unheeded(&statement) {
         return Err(QueryError::Plan(format!("{clause} is not understood here: leave it out")));
     }
+    if let Some(name) = names::reserved(&statement) {
+        return Err(reserved(&name));
+    }
+    references::check(&statement)?;
     Ok(statement)
 }
 
