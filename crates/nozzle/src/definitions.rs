@@ -102,15 +102,16 @@ impl Definition {
         let Some(keys) = value.as_object_mut().filter(|keys| is_sql && !keys.contains_key("tables")) else {
             return Ok(value);
         };
-        // It has none of its own: it follows from what the queries read.
-        keys.remove("network");
+        let network = keys.remove("network").unwrap_or(Value::Null);
         if self.queries.is_empty() {
             bail!(
                 "there is no `{}/<table>.sql` beside it: each of its tables is such a file",
                 self.file.stem
             );
         }
-        let table = |query: &TextFile| (query.stem.clone(), json!({ "input": { "sql": query.text } }));
+        let table = |query: &TextFile| {
+            (query.stem.clone(), json!({ "input": { "sql": query.text }, "network": network }))
+        };
         keys.insert("tables".into(), Value::Object(self.queries.iter().map(table).collect()));
         Ok(value)
     }
@@ -202,6 +203,43 @@ pub async fn register_from_afar(
 async fn registered(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyhow::Result<Option<Dataset>> {
     let known = metadata.dataset(&manifest.reference()).await?;
     Ok(known.filter(|known| is_same(known, manifest)))
+}
+
+/// As [`register`], of several of which some may be made of others, in whatever order they come. The datasets come in
+/// that order.
+pub async fn register_all(
+    manifests: &[Manifest],
+    metadata: &dyn MetadataStore,
+) -> anyhow::Result<Vec<Dataset>> {
+    let mut datasets: Vec<Option<Dataset>> = vec![None; manifests.len()];
+    loop {
+        let (mut has_registered, mut failures) = (false, vec![]);
+        for (manifest, dataset) in
+            manifests.iter().zip(&mut datasets).filter(|(_, dataset)| dataset.is_none())
+        {
+            match register(manifest, metadata).await {
+                Ok(registered) => {
+                    *dataset = Some(registered);
+                    has_registered = true;
+                }
+                Err(error) => failures.push(error),
+            }
+        }
+        if failures.is_empty() {
+            return Ok(datasets.into_iter().flatten().collect());
+        }
+        // What was brought in may be what the others were waiting for.
+        if !has_registered {
+            return Err(match failures.pop() {
+                Some(only) if failures.is_empty() => only,
+                // Which of them keeps the others from being registered is seen by all of them.
+                last => {
+                    let all = failures.iter().chain(&last).map(|error| format!("{error:#}"));
+                    anyhow::anyhow!("{}", all.collect::<Vec<_>>().join("; "))
+                }
+            });
+        }
+    }
 }
 
 async fn register_new(manifest: &Manifest, metadata: &dyn MetadataStore) -> anyhow::Result<Dataset> {
@@ -337,9 +375,8 @@ async fn import_file(definition: &Definition, metadata: &dyn MetadataStore) -> a
                 manifest.reference()
             );
         }
-        register(manifest, metadata).await?;
     }
-    Ok(())
+    register_all(&manifests, metadata).await.map(drop)
 }
 
 fn stem_of(file: &TextFile) -> anyhow::Result<DatasetRef> {

@@ -1,6 +1,12 @@
 //! `nozzle dump`: direct extraction that ends when its end block is reached.
 
-use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt, stream};
@@ -211,9 +217,16 @@ impl Dump {
         if self.args.dataset.is_empty() {
             jobs.push(self.ad_hoc(None, &rejected).await?);
         }
+        let mut given = self.given().await?;
         for dataset in &self.args.dataset {
             let found = match dataset {
-                DatasetArg::File(path) => self.of_file(path).await?,
+                DatasetArg::File(path) => {
+                    let mut found = vec![];
+                    for dataset in given.remove(path.as_path()).unwrap_or_default() {
+                        found.push(self.job(dataset).await?);
+                    }
+                    found
+                }
                 DatasetArg::Name(reference) => vec![self.by_name(reference, &rejected).await?],
             };
             for job in found {
@@ -259,13 +272,22 @@ impl Dump {
         Ok(ordered)
     }
 
-    async fn of_file(&self, path: &Path) -> anyhow::Result<Vec<Job>> {
-        let mut jobs = vec![];
-        for manifest in Definition::read(path)?.manifests()? {
-            let dataset = definitions::register(&manifest, self.context.metadata.as_ref()).await?;
-            jobs.push(self.job(dataset).await?);
+    /// Brings in the files that were listed, and gives the datasets of each.
+    async fn given(&self) -> anyhow::Result<BTreeMap<&Path, Vec<Dataset>>> {
+        let (mut paths, mut manifests) = (vec![], vec![]);
+        for dataset in &self.args.dataset {
+            let DatasetArg::File(path) = dataset else { continue };
+            for manifest in Definition::read(path)?.manifests()? {
+                paths.push(path.as_path());
+                manifests.push(manifest);
+            }
         }
-        Ok(jobs)
+        let datasets = definitions::register_all(&manifests, self.context.metadata.as_ref()).await?;
+        let mut given: BTreeMap<&Path, Vec<Dataset>> = BTreeMap::new();
+        for (path, dataset) in paths.into_iter().zip(datasets) {
+            given.entry(path).or_default().push(dataset);
+        }
+        Ok(given)
     }
 
     async fn by_name(&self, reference: &DatasetRef, rejected: &[Rejected]) -> anyhow::Result<Job> {
