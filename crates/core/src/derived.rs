@@ -94,6 +94,9 @@ pub struct Resolved {
     pub start_block: BlockNum,
     /// The columns of each table, as [`crate::schema::schema_to_json`] writes them.
     pub schemas: BTreeMap<TableName, Value>,
+    /// The columns of each table that hold the number of a row's block besides `_block_num`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub block_columns: BTreeMap<TableName, Vec<String>>,
 }
 
 impl DerivedManifest {

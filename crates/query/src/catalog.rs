@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     nearest::suggestion,
     stores::Stores,
-    table::{SegmentTable, SegmentTableParts},
+    table::{BlockColumns, SegmentTable, SegmentTableParts},
 };
 
 /// The name of the one SQL catalog.
@@ -124,9 +124,10 @@ impl DatasetSchema {
     }
 
     fn table_of(&self, location: &Location) -> DataFusionResult<SegmentTable> {
-        let is_raw = is_raw(self.dataset.kind);
         let scan = Scan { location: location.id, sequence: self.sequence, range: BlockRange::from(0) };
         let (schema, is_uniform) = location_schema(location).map_err(DataFusionError::Internal)?;
+        let block_columns =
+            BlockColumns::of(&self.dataset, &location.table).map_err(DataFusionError::Internal)?;
         Ok(SegmentTable::new(SegmentTableParts {
             metadata: Arc::clone(&self.metadata),
             stores: Arc::clone(&self.stores),
@@ -134,8 +135,7 @@ impl DatasetSchema {
             is_uniform,
             location: location.clone(),
             scan,
-            is_raw,
-            is_ordered: is_raw && self.dataset.kind != DatasetKind::Substreams,
+            block_columns,
         }))
     }
 }

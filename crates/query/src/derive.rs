@@ -24,11 +24,12 @@ use nozzle_core::{DatasetRef, TableName};
 use crate::{
     catalog::CATALOG,
     error::QueryError,
-    incremental::{Declared, Incremental, Own},
+    incremental::{self, Declared, Incremental, Own},
     nearest::suggestion,
     session::{self, Session},
-    table::block_columns,
 };
+
+pub use crate::table::BlockColumns;
 
 /// The name of the dataset's own schema.
 pub const SELF: &str = "self";
@@ -47,8 +48,8 @@ pub struct TableQuery {
 pub struct KnownTable {
     /// Its columns, `_block_num` first.
     pub schema: SchemaRef,
-    /// Whether `block_num` always equals `_block_num`, as in raw datasets.
-    pub is_raw: bool,
+    /// Which of them tell of a row's block.
+    pub block_columns: BlockColumns,
 }
 
 impl Session {
@@ -70,7 +71,12 @@ impl Session {
 
     /// A query of a stream: its plan as that of any other, and what grows block by block.
     pub async fn incremental(&self, sql: &str) -> Result<(LogicalPlan, Incremental), QueryError> {
-        let plan = self.plan_statement(session::parsed(sql)?).await?;
+        collect_spans(self.context());
+        let statement = session::parsed(sql)?;
+        let plan = match self.plan_statement(statement.clone()).await {
+            Err(error) => return Err(in_its_line(&self.context().state(), statement, error).await),
+            Ok(plan) => plan,
+        };
         let incremental = Incremental::new(plan.clone(), self.context());
         Ok((plan, incremental.map_err(|failure| failure.in_sql(sql))?))
     }
@@ -85,9 +91,9 @@ pub async fn declared(
     let mut schemas: BTreeMap<String, Arc<dyn SchemaProvider>> = BTreeMap::new();
     for (name, tables) in known {
         let schema = MemorySchemaProvider::new();
-        for (table, KnownTable { schema: columns, is_raw }) in tables {
-            let declared =
-                Declared { schema: Arc::clone(columns), block_columns: block_columns(*is_raw), rows: None };
+        for (table, known) in tables {
+            let KnownTable { schema: columns, block_columns } = known.clone();
+            let declared = Declared { schema: columns, block_columns, rows: None };
             schema.register_table(table.clone(), Arc::new(declared))?;
         }
         schemas.insert(name.clone(), Arc::new(schema));
@@ -123,6 +129,7 @@ async fn derive_all(
     let state =
         SessionStateBuilder::new_from_existing(context.state()).with_catalog_list(Arc::new(catalogs)).build();
     let context = SessionContext::new_with_state(state);
+    collect_spans(&context);
     let state = context.state();
     let mut waiting = vec![];
     for (place, query) in queries.iter().enumerate() {
@@ -143,8 +150,10 @@ async fn derive_all(
         };
         let (place, statement, _) = waiting.remove(next);
         let query = &queries[place];
-        let plan =
-            session::planned(&state, statement).await.map_err(|error| in_table(&query.table, error))?;
+        let plan = match session::planned(&state, statement.clone()).await {
+            Err(error) => return Err(in_table(&query.table, in_its_line(&state, statement, error).await)),
+            Ok(plan) => plan,
+        };
         let incremental = Incremental::new(plan, &context)
             .map_err(|failure| in_table(&query.table, failure.in_sql(&query.sql)))?;
         own.register_table(query.table.to_string(), Arc::new(Own(Arc::new(incremental.clone()))))?;
@@ -196,6 +205,19 @@ fn needs(
         }
     }
     Ok(needs)
+}
+
+/// Has plans know where in a query their columns stand.
+pub(crate) fn collect_spans(context: &SessionContext) {
+    context.state_ref().write().config_mut().options_mut().sql_parser.collect_spans = true;
+}
+
+/// The error of a statement that could not be planned, with the line where the engine tells it.
+async fn in_its_line(state: &SessionState, statement: Statement, error: QueryError) -> QueryError {
+    match (error, state.statement_to_plan(statement).await) {
+        (QueryError::Plan(_), Err(again)) => incremental::in_its_line(again),
+        (error, _) => error,
+    }
 }
 
 fn in_table(table: &TableName, error: QueryError) -> QueryError {

@@ -8,26 +8,28 @@
 //! |---|---|
 //! | a table | its rows of these blocks |
 //! | projection, filter, unnest, union | the same of what they read |
-//! | `L JOIN R` | `L[a..b] ⋈ R[0..b]` and `L[0..a-1] ⋈ R[a..b]`; only `L[a..b] ⋈ R[a..b]` where the block is a key |
+//! | `L JOIN R` | `L[a..b] ⋈ R[0..b]` and `L[0..a-1] ⋈ R[a..b]`; only `L[a..b] ⋈ R[a..b]` where the block or its hash is a key |
 //! | `L` where a row of `R` matches | the same with the first block of each key of `R` |
 //! | `GROUP BY`, `DISTINCT ON`, the block first | the same of what they read |
 //! | values | rows of the first block of all |
 //!
 //! Anything else is refused by name: it would have to change rows that were given before.
 
-use std::sync::Arc;
+mod refusal;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session as CatalogSession, TableProvider},
-    common::{Column, DFSchema, JoinType, NullEquality, tree_node::TreeNode, tree_node::TreeNodeRecursion},
+    common::{Column, DFSchema, JoinType, NullEquality, tree_node::TreeNode},
     datasource::{TableType, source_as_provider},
     error::{DataFusionError, Result as DataFusionResult},
     functions_aggregate::expr_fn::min,
     logical_expr::{
         Aggregate, EmptyRelation, Expr, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, Projection,
-        SortExpr, SubqueryAlias, TableScan, Union, Unnest, Values, Volatility, expr::Alias, ident, lit, when,
+        SortExpr, SubqueryAlias, TableScan, Union, Unnest, Values, expr::Alias, ident, lit, try_cast, when,
     },
     optimizer::{
         Optimizer, OptimizerRule, decorrelate_predicate_subquery::DecorrelatePredicateSubquery,
@@ -39,23 +41,32 @@ use datafusion::{
 };
 use nozzle_core::{BlockNum, BlockRange, schema::BLOCK_NUM};
 
-use crate::{error::QueryError, table::SegmentTable};
+pub(crate) use self::refusal::in_its_line;
+use self::refusal::{Failure, Place, check_expressions, check_nodes, refused};
+use crate::{
+    error::QueryError,
+    table::{BlockColumns, SegmentTable},
+};
 
 /// The column that carries a row's block through the plan.
 const BLOCK: &str = "__nozzle_block";
 const LEFT: &str = "__nozzle_left";
 const RIGHT: &str = "__nozzle_right";
 
-/// The columns that rows of one block are sorted by, where an answer has them.
-const WITHIN_BLOCK: [&str; 2] = ["tx_index", "log_index"];
+/// The column that carries a row's place in its block.
+const ORDER: &str = "__nozzle_order";
+
+/// The columns that rows of one block are sorted by where nothing else is known of their places. An index of logs is
+/// one within the block.
+const WITHIN_BLOCK: [&str; 2] = ["log_index", "tx_index"];
 
 /// A table that is known by its columns.
 #[derive(Debug)]
 pub struct Declared {
     /// Its columns.
     pub schema: SchemaRef,
-    /// Those that hold the block's number.
-    pub block_columns: &'static [&'static str],
+    /// Those that tell of a row's block.
+    pub block_columns: BlockColumns,
     /// What gives its rows, where it has some.
     pub rows: Option<Arc<dyn TableProvider>>,
 }
@@ -116,70 +127,10 @@ pub struct Incremental {
     /// The columns of the answer behind `_block_num`, by their places in the plan.
     columns: Vec<usize>,
     schema: SchemaRef,
-    /// The columns of the answer that are the row's block.
-    blocks: Vec<usize>,
-}
-
-/// Why a query is not one.
-#[derive(Debug)]
-pub struct NotIncremental {
-    /// What cannot be kept up to date.
-    pub operator: String,
-    /// What to do instead.
-    pub instead: &'static str,
-    /// Words of the query near which it stands, to find the line.
-    pub words: &'static [&'static str],
-}
-
-impl std::fmt::Display for NotIncremental {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} cannot be kept up to date block by block: {}", self.operator, self.instead)
-    }
-}
-
-impl std::error::Error for NotIncremental {}
-
-fn refused<T>(
-    operator: impl Into<String>,
-    words: &'static [&'static str],
-    instead: &'static str,
-) -> Result<T, Failure> {
-    Err(Failure::Not(NotIncremental { operator: operator.into(), instead, words }))
-}
-
-/// Why a plan could not be written for a range.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    Not(NotIncremental),
-    Engine(DataFusionError),
-}
-
-impl From<DataFusionError> for Failure {
-    fn from(error: DataFusionError) -> Self {
-        Self::Engine(error)
-    }
-}
-
-impl Failure {
-    /// The error of a query, with the line of `sql` where the operator stands.
-    pub fn in_sql(self, sql: &str) -> QueryError {
-        match self {
-            Self::Engine(error) => error.into(),
-            Self::Not(why) => {
-                let line = line_of(sql, why.words).map(|line| format!("line {line}: ")).unwrap_or_default();
-                QueryError::Plan(format!("{line}{why}"))
-            }
-        }
-    }
-}
-
-/// The line of the first of these words, as whole words in any case.
-fn line_of(sql: &str, words: &[&str]) -> Option<usize> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
-    let has =
-        |line: &str, word: &str| line.split(|c| !is_word(c)).any(|part| part.eq_ignore_ascii_case(word));
-    words.iter().find_map(|word| lines.clone().position(|line| has(line, word)).map(|line| line + 1))
+    /// The columns of the answer that tell the row's block.
+    keys: Keys,
+    /// The column that told the places of rows in their blocks, where that is known.
+    order: Option<&'static str>,
 }
 
 /// Blocks of a range.
@@ -208,10 +159,29 @@ impl Blocks {
     }
 }
 
-/// A plan with a row's block behind its own columns, and those of its own that are the same.
+/// What a column tells of its row's block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Number,
+    /// It commits to the number, in whichever chain: rows of one hash are of one block.
+    Hash,
+}
+
+/// Columns that are never null and tell the row's block, by their places.
+type Keys = BTreeMap<usize, Key>;
+
+/// A plan with a row's block and its place in it behind its own columns, and those of its own that tell the block.
 struct Step {
     plan: LogicalPlan,
-    blocks: Vec<usize>,
+    keys: Keys,
+    /// The column that told the places, where they are known; else they are all the same.
+    order: Option<&'static str>,
+}
+
+impl Step {
+    fn is_number(&self, at: usize) -> bool {
+        self.keys.get(&at) == Some(&Key::Number)
+    }
 }
 
 impl Incremental {
@@ -233,10 +203,10 @@ impl Incremental {
         let mut columns = vec![];
         for (at, field) in plan.schema().fields().iter().enumerate() {
             if field.name() == BLOCK_NUM {
-                if !step.blocks.contains(&at) {
+                if !step.is_number(at) {
                     return refused(
                         format!("a column `{BLOCK_NUM}` that is not the row's block"),
-                        &[BLOCK_NUM],
+                        Place::at([BLOCK_NUM]),
                         "leave it out, each row gets its own",
                     );
                 }
@@ -245,10 +215,16 @@ impl Incremental {
             columns.push(at);
             fields.push(Arc::clone(field));
         }
-        let is_block = |(_, at): &(usize, &usize)| step.blocks.contains(at);
-        let blocks = columns.iter().enumerate().filter(is_block).map(|(place, _)| place + 1);
-        let blocks = std::iter::once(0).chain(blocks).collect();
-        Ok(Self { plan, columns, schema: Arc::new(Schema::new(fields)), blocks })
+        let key = |(place, at): (usize, &usize)| Some((place + 1, *step.keys.get(at)?));
+        let keys = columns.iter().enumerate().filter_map(key).chain([(0, Key::Number)]).collect();
+        let order = step.order;
+        Ok(Self { plan, columns, schema: Arc::new(Schema::new(fields)), keys, order })
+    }
+
+    /// The columns of the answer that hold the block's number besides `_block_num`.
+    pub fn block_columns(&self) -> Vec<String> {
+        let others = self.keys.iter().filter(|(at, key)| **at > 0 && **key == Key::Number);
+        others.map(|(at, _)| self.schema.field(*at).name().clone()).collect()
     }
 
     /// The columns of the answer, `_block_num` first.
@@ -275,13 +251,8 @@ impl Incremental {
         let step = rewrite(&self.plan, blocks)?;
         let schema = self.plan.schema();
         let mut sort = vec![SortExpr::new(ident(BLOCK), true, false)];
-        for name in WITHIN_BLOCK {
-            let mut named =
-                schema.iter().filter(|(_, field)| field.name() == name && field.data_type().is_integer());
-            if let (Some((qualifier, field)), None) = (named.next(), named.next()) {
-                sort.push(SortExpr::new(Expr::Column(Column::from((qualifier, field))), true, false));
-            }
-        }
+        let by = self.order_column().or_else(|| step.order.map(|_| ident(ORDER)));
+        sort.extend(by.map(|column| SortExpr::new(column, true, false)));
         let own = |at: usize| {
             let (qualifier, field) = schema.qualified_field(at);
             Expr::Column(Column::from((qualifier, field))).alias(field.name())
@@ -296,7 +267,21 @@ impl Incremental {
         Ok(LogicalPlanBuilder::from(step.plan).sort(sort)?.project(columns)?.build()?)
     }
 
-    /// The rows of blocks as [`Self::at`] gives them, in any order.
+    /// The column of the answer that rows of one block are sorted by, where one can serve. Those of a joined table
+    /// cannot: they may be the same as others, and the engine then takes one for the other until it has lost track.
+    fn order_column(&self) -> Option<Expr> {
+        if has_joins(&self.plan).unwrap_or(true) {
+            return None;
+        }
+        let unique = |name: &&str| {
+            let mut named = self.plan.schema().iter().filter(|(_, field)| field.name() == name);
+            let (qualifier, field) = named.next().filter(|(_, field)| field.data_type().is_integer())?;
+            named.next().is_none().then(|| Expr::Column(Column::from((qualifier, field))))
+        };
+        self.order.map_or(WITHIN_BLOCK.to_vec(), |name| vec![name]).iter().find_map(unique)
+    }
+
+    /// The rows of blocks as [`Self::at`] gives them, in any order, and behind them their places in their blocks.
     fn rows(&self, blocks: Blocks) -> Result<LogicalPlan, Failure> {
         let step = rewrite(&self.plan, blocks)?;
         let schema = self.plan.schema();
@@ -304,70 +289,23 @@ impl Incremental {
             let (qualifier, field) = schema.qualified_field(*at);
             Expr::Column(Column::from((qualifier, field))).alias(field.name())
         };
+        let own = self.columns.iter().map(own);
         let columns: Vec<Expr> =
-            std::iter::once(ident(BLOCK).alias(BLOCK_NUM)).chain(self.columns.iter().map(own)).collect();
+            std::iter::once(ident(BLOCK).alias(BLOCK_NUM)).chain(own).chain([ident(ORDER)]).collect();
         Ok(LogicalPlanBuilder::from(step.plan).project(columns)?.build()?)
     }
 }
 
-/// Refuses what the rules that come next would hide.
-fn check_nodes(plan: &LogicalPlan) -> Result<(), Failure> {
-    let mut found = Ok(());
-    plan.apply_with_subqueries(|node| {
-        found = match node {
-            LogicalPlan::Sort(_) => {
-                refused("ORDER BY", &["order"], "leave it out, rows come by block; sort when you query")
-            }
-            LogicalPlan::Limit(_) => {
-                refused("LIMIT", &["limit", "fetch", "offset"], "leave it out, or filter by block")
-            }
-            LogicalPlan::Window(_) => {
-                refused("a window function", &["over"], "compute it when you query, over what is stored")
-            }
-            LogicalPlan::RecursiveQuery(_) => {
-                refused("a recursive query", &["recursive"], "write it without")
-            }
-            _ => Ok(()),
-        };
-        Ok(if found.is_ok() { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
-    })?;
-    found
-}
-
-/// Refuses functions that give another value each time, and subqueries that no rule has made a join of.
-fn check_expressions(plan: &LogicalPlan) -> Result<(), Failure> {
-    let mut found = Ok(());
-    plan.apply(|node| {
-        node.apply_expressions(|expr| {
-            expr.apply(|part| {
-                found = match part {
-                    Expr::ScalarFunction(called)
-                        if called.func.signature().volatility != Volatility::Immutable =>
-                    {
-                        refused(
-                            format!("`{}`, which gives another value each time,", called.func.name()),
-                            &[],
-                            "use the block's timestamp, or compute it when you query",
-                        )
-                    }
-                    Expr::Placeholder(parameter) => refused(
-                        format!("the parameter `{}`", parameter.id),
-                        &[],
-                        "write its value in its place",
-                    ),
-                    Expr::ScalarSubquery(_)
-                    | Expr::Exists(_)
-                    | Expr::InSubquery(_)
-                    | Expr::SetComparison(_) => {
-                        refused("a subquery in an expression", &["select"], "write it as a join")
-                    }
-                    _ => Ok(()),
-                };
-                Ok(if found.is_ok() { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
-            })
-        })
-    })?;
-    found
+/// Whether a plan, or that of another table of the dataset that it reads, joins.
+fn has_joins(plan: &LogicalPlan) -> DataFusionResult<bool> {
+    plan.exists(|node| match node {
+        LogicalPlan::Join(_) => Ok(true),
+        LogicalPlan::TableScan(scan) => match source_as_provider(&scan.source)?.downcast_ref::<Own>() {
+            Some(Own(own)) => has_joins(&own.plan),
+            None => Ok(false),
+        },
+        _ => Ok(false),
+    })
 }
 
 fn rewrite(plan: &LogicalPlan, blocks: Blocks) -> Result<Step, Failure> {
@@ -386,14 +324,22 @@ fn rewrite(plan: &LogicalPlan, blocks: Blocks) -> Result<Step, Failure> {
             JoinType::LeftSemi => semi(join, blocks),
             JoinType::LeftAnti | JoinType::RightAnti => refused(
                 "NOT IN or NOT EXISTS",
-                &["not"],
+                Place::at(["not"]).near(compared(join)),
                 "a later block may end it; compute it when you query",
             ),
-            other => refused(
-                format!("{} JOIN", other.to_string().to_uppercase()),
-                &["left", "right", "full", "outer"],
-                "a later block may bring the missing side; use an inner join",
+            JoinType::LeftMark | JoinType::RightMark => refused(
+                "IN or EXISTS within OR, or as a value,",
+                Place::at(["in", "exists"]).near(compared(join)),
+                "make it a condition of its own, with AND; or write a query for each case, and UNION ALL",
             ),
+            other => {
+                let side = other.to_string().to_uppercase();
+                refused(
+                    format!("{side} JOIN"),
+                    Place::at([side.as_str()]).near(compared(join)),
+                    "a later block may bring the missing side; use an inner join",
+                )
+            }
         },
         LogicalPlan::Aggregate(aggregate) => grouped(aggregate, blocks),
         LogicalPlan::Unnest(unnest) => unnested(unnest, blocks),
@@ -402,10 +348,18 @@ fn rewrite(plan: &LogicalPlan, blocks: Blocks) -> Result<Step, Failure> {
             constant(plan, blocks)
         }
         LogicalPlan::Distinct(_) => {
-            refused("DISTINCT", &["distinct"], "use DISTINCT ON with the block number first")
+            refused("DISTINCT", Place::at(["distinct"]), "use DISTINCT ON with the block number first")
         }
-        other => refused(other.display().to_string(), &[], "write the query without it"),
+        other => {
+            let place = Place::at(["explain", "describe", "show"]);
+            refused(other.display().to_string(), place, "write the query without it")
+        }
     }
+}
+
+/// What a join compares.
+fn compared(join: &Join) -> impl Iterator<Item = &Expr> {
+    join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter)
 }
 
 /// The columns of a schema, under their own names.
@@ -413,10 +367,34 @@ fn columns_of(schema: &DFSchema) -> Vec<Expr> {
     schema.iter().map(|field| Expr::Column(Column::from(field))).collect()
 }
 
-/// The plan with the columns of a schema and the block behind them.
-fn with_block(plan: LogicalPlan, schema: &DFSchema, block: Expr) -> Result<LogicalPlan, Failure> {
-    let columns = columns_of(schema).into_iter().chain([block.alias(BLOCK)]);
+/// The plan with the columns of a schema, and the block and the place in it behind them.
+fn with_block(
+    plan: LogicalPlan,
+    schema: &DFSchema,
+    block: Expr,
+    order: Expr,
+) -> Result<LogicalPlan, Failure> {
+    let columns = columns_of(schema).into_iter().chain([block.alias(BLOCK), order.alias(ORDER)]);
     Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
+}
+
+/// The place of rows in their blocks where none is known.
+fn no_order() -> Expr {
+    lit(0_u32)
+}
+
+/// The column of a table that tells the place of its rows in their blocks, where one does.
+fn order_of(scan: &TableScan, columns: &BlockColumns) -> Option<&'static str> {
+    let names = columns.order.into_iter().chain(WITHIN_BLOCK);
+    let fields = scan.projected_schema.as_arrow();
+    let is_number = |name: &&str| fields.field_with_name(name).is_ok_and(|f| f.data_type().is_integer());
+    names.into_iter().find(is_number)
+}
+
+/// The place of rows in their blocks, by a column of theirs. The engine takes the alias of a column that files are
+/// sorted by for sorted too, and forgets it where both are read: so this is something of which it knows nothing.
+fn order_by(column: Expr) -> Expr {
+    try_cast(column, DataType::UInt32) % lit(u32::MAX)
 }
 
 fn table(scan: &TableScan, blocks: Blocks) -> Result<Step, Failure> {
@@ -426,25 +404,32 @@ fn table(scan: &TableScan, blocks: Blocks) -> Result<Step, Failure> {
     let block = Expr::Column(Column::new(Some(name.clone()), BLOCK_NUM));
     if let Some(Own(own)) = provider.downcast_ref::<Own>() {
         let rows = LogicalPlanBuilder::from(own.rows(blocks)?).alias(name.clone())?.build()?;
-        return Ok(Step { plan: with_block(rows, schema, block)?, blocks: own.blocks.clone() });
+        let by = Expr::Column(Column::new(Some(name.clone()), ORDER));
+        let (keys, order) = (own.keys.clone(), own.order);
+        return Ok(Step { plan: with_block(rows, schema, block, by)?, keys, order });
     }
-    let block_columns = match (provider.downcast_ref::<SegmentTable>(), provider.downcast_ref::<Declared>()) {
+    let columns = match (provider.downcast_ref::<SegmentTable>(), provider.downcast_ref::<Declared>()) {
         (Some(table), _) => table.block_columns(),
-        (_, Some(table)) => table.block_columns,
+        (_, Some(table)) => &table.block_columns,
         _ => {
             return refused(
                 format!("the table `{name}`, which has no blocks,"),
-                &["information_schema", "generate_series"],
+                Place::at(name.schema().into_iter().chain([name.table().trim_end_matches("()")])),
                 "read tables of datasets only",
             );
         }
     };
     let of_blocks = block.clone().gt_eq(lit(blocks.first)).and(block.clone().lt_eq(lit(blocks.last)));
     let rows = LogicalPlanBuilder::from(LogicalPlan::TableScan(scan.clone())).filter(of_blocks)?.build()?;
-    let is_block = |name: &str| block_columns.contains(&name);
-    let equal =
-        schema.fields().iter().enumerate().filter(|(_, field)| is_block(field.name())).map(|(at, _)| at);
-    Ok(Step { blocks: equal.collect(), plan: with_block(rows, schema, block)? })
+    let key = |name: &String| {
+        let is_number = columns.numbers.contains(name).then_some(Key::Number);
+        is_number.or_else(|| (columns.hash == Some(name.as_str())).then_some(Key::Hash))
+    };
+    let fields = schema.fields().iter().enumerate();
+    let keys = fields.filter_map(|(at, field)| Some((at, key(field.name())?))).collect();
+    let order = order_of(scan, columns);
+    let by = order.map(|column| order_by(Expr::Column(Column::new(Some(name.clone()), column))));
+    Ok(Step { plan: with_block(rows, schema, block, by.unwrap_or_else(no_order))?, keys, order })
 }
 
 /// The place of a column among those of a schema.
@@ -459,27 +444,29 @@ fn place_of(expr: &Expr, schema: &DFSchema) -> Option<usize> {
 fn project(projection: &Projection, blocks: Blocks) -> Result<Step, Failure> {
     let step = rewrite(&projection.input, blocks)?;
     let input = projection.input.schema();
-    let is_block = |expr: &Expr| place_of(expr, input).is_some_and(|at| step.blocks.contains(&at));
-    let equal =
-        projection.expr.iter().enumerate().filter(|(_, expr)| is_block(expr)).map(|(at, _)| at).collect();
-    let exprs = projection.expr.iter().cloned().chain([ident(BLOCK)]).collect();
+    let key = |(at, expr)| Some((at, *step.keys.get(&place_of(expr, input)?)?));
+    let keys = projection.expr.iter().enumerate().filter_map(key).collect();
+    let exprs = projection.expr.iter().cloned().chain([ident(BLOCK), ident(ORDER)]).collect();
     let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(step.plan))?);
-    Ok(Step { plan, blocks: equal })
+    Ok(Step { plan, keys, ..step })
 }
 
 fn aliased(alias: &SubqueryAlias, blocks: Blocks) -> Result<Step, Failure> {
     let step = rewrite(&alias.input, blocks)?;
     let renamed = LogicalPlanBuilder::from(step.plan).alias(alias.alias.clone())?.build()?;
-    let block = Expr::Column(Column::new(Some(alias.alias.clone()), BLOCK));
-    Ok(Step { plan: with_block(renamed, &alias.schema, block)?, blocks: step.blocks })
+    let [block, order] =
+        [BLOCK, ORDER].map(|name| Expr::Column(Column::new(Some(alias.alias.clone()), name)));
+    Ok(Step { plan: with_block(renamed, &alias.schema, block, order)?, ..step })
 }
 
 fn united(union: &Union, blocks: Blocks) -> Result<Step, Failure> {
     let steps = union.inputs.iter().map(|input| rewrite(input, blocks)).collect::<Result<Vec<_>, _>>()?;
-    let width = union.schema.fields().len();
-    let equal = (0..width).filter(|at| steps.iter().all(|step| step.blocks.contains(at))).collect();
+    let first = steps.first().map(|step| step.keys.clone()).unwrap_or_default();
+    let is_same = |(at, key): &(usize, Key)| steps.iter().all(|step| step.keys.get(at) == Some(key));
+    let keys = first.into_iter().filter(is_same).collect();
+    let order = steps.iter().find_map(|step| step.order);
     let plan = union_of(steps.into_iter().map(|step| step.plan).collect(), &union.schema)?;
-    Ok(Step { plan, blocks: equal })
+    Ok(Step { plan, keys, order })
 }
 
 /// The rows of all plans, which have the same columns by place, under the names of a schema.
@@ -489,7 +476,7 @@ fn union_of(plans: Vec<LogicalPlan>, schema: &DFSchema) -> Result<LogicalPlan, F
         let columns = columns_of(plan.schema());
         let exprs =
             columns.into_iter().take(width).enumerate().map(|(at, column)| column.alias(format!("c{at}")));
-        let exprs: Vec<_> = exprs.chain([ident(BLOCK)]).collect();
+        let exprs: Vec<_> = exprs.chain([ident(BLOCK), ident(ORDER)]).collect();
         Ok(Arc::new(LogicalPlanBuilder::from(plan).project(exprs)?.build()?))
     };
     let mut inputs = plans.into_iter().map(numbered).collect::<DataFusionResult<Vec<_>>>()?;
@@ -504,21 +491,29 @@ fn union_of(plans: Vec<LogicalPlan>, schema: &DFSchema) -> Result<LogicalPlan, F
     let named = schema.iter().enumerate().map(|(at, (qualifier, field))| {
         ident(format!("c{at}")).alias_qualified(qualifier.cloned(), field.name())
     });
-    let exprs: Vec<_> = named.chain([ident(BLOCK)]).collect();
+    let exprs: Vec<_> = named.chain([ident(BLOCK), ident(ORDER)]).collect();
     Ok(LogicalPlanBuilder::from(rows).project(exprs)?.build()?)
 }
 
 /// Whether both sides of a join must be of the same block.
 fn is_by_block(join: &Join, left: &Step, right: &Step) -> bool {
-    let is_of = |expr: &Expr, schema: &DFSchema, step: &Step| {
-        place_of(expr, schema).is_some_and(|at| step.blocks.contains(&at))
+    let key = |expr: &Expr, schema: &DFSchema, step: &Step| step.keys.get(&place_of(expr, schema)?).copied();
+    let is_same = |(l, r): &(Expr, Expr)| {
+        let left = key(l, join.left.schema(), left);
+        left.is_some() && left == key(r, join.right.schema(), right)
     };
-    join.on.iter().any(|(l, r)| is_of(l, join.left.schema(), left) && is_of(r, join.right.schema(), right))
+    join.on.iter().any(is_same)
 }
 
-/// The plan with its block under another name.
-fn renamed(plan: LogicalPlan, schema: &DFSchema, name: &str) -> Result<Arc<LogicalPlan>, Failure> {
+/// The plan with its block under another name, and with the places of its rows where these are wanted.
+fn renamed(
+    plan: LogicalPlan,
+    schema: &DFSchema,
+    name: &str,
+    with_order: bool,
+) -> Result<Arc<LogicalPlan>, Failure> {
     let columns = columns_of(schema).into_iter().chain([ident(BLOCK).alias(name)]);
+    let columns = columns.chain(with_order.then(|| ident(ORDER)));
     Ok(Arc::new(LogicalPlanBuilder::from(plan).project(columns)?.build()?))
 }
 
@@ -550,40 +545,60 @@ fn inner_join(
     };
     let (by, nulls) = (JoinConstraint::On, join.null_equality);
     let rows = Join::try_new(first, second, on, filter, JoinType::Inner, by, nulls, false)?;
-    with_block(LogicalPlan::Join(rows), &join.schema, greater()?)
+    with_block(LogicalPlan::Join(rows), &join.schema, greater()?, ident(ORDER))
 }
 
-fn joined(join: &Join, left: LogicalPlan, right: LogicalPlan, few: Few) -> Result<LogicalPlan, Failure> {
-    let left = renamed(left, join.left.schema(), LEFT)?;
-    let right = renamed(right, join.right.schema(), RIGHT)?;
+/// The rows in the order of the left side, where it has one.
+fn joined(join: &Join, left: Step, right: Step, few: Few) -> Result<LogicalPlan, Failure> {
+    let by_right = right.order.is_some() && left.order.is_none();
+    let left = renamed(left.plan, join.left.schema(), LEFT, !by_right)?;
+    let right = renamed(right.plan, join.right.schema(), RIGHT, by_right)?;
     inner_join(join, left, right, join.on.clone(), join.filter.clone(), few)
 }
 
 fn inner(join: &Join, blocks: Blocks) -> Result<Step, Failure> {
     if join.on.is_empty() {
-        return refused("a join without an equality", &["cross", "join"], "join on columns that are equal");
+        return refused(
+            "a join without an equality",
+            Place::at(["cross", "join", "from"]).near(&join.filter),
+            "join on columns that are equal",
+        );
     }
     let (left, right) = (rewrite(&join.left, blocks)?, rewrite(&join.right, blocks)?);
+    let order = left.order.or(right.order);
     if is_by_block(join, &left, &right) {
         let offset = join.left.schema().fields().len();
-        let equal = left.blocks.iter().copied().chain(right.blocks.iter().map(|at| at + offset)).collect();
-        return Ok(Step { plan: joined(join, left.plan, right.plan, Few::Left)?, blocks: equal });
+        let of_right = right.keys.iter().map(|(at, key)| (at + offset, *key));
+        let keys = left.keys.clone().into_iter().chain(of_right).collect();
+        return Ok(Step { plan: joined(join, left, right, Few::Left)?, keys, order });
     }
     let all_right = rewrite(&join.right, blocks.until_last())?;
-    let mut parts = vec![joined(join, left.plan, all_right.plan, Few::Left)?];
+    let mut parts = vec![joined(join, left, all_right, Few::Left)?];
     if let Some(before) = blocks.before() {
-        parts.push(joined(join, rewrite(&join.left, before)?.plan, right.plan, Few::Right)?);
+        parts.push(joined(join, rewrite(&join.left, before)?, right, Few::Right)?);
     }
-    Ok(Step { plan: union_of(parts, &join.schema)?, blocks: vec![] })
+    Ok(Step { plan: union_of(parts, &join.schema)?, keys: Keys::new(), order })
 }
 
 fn semi(join: &Join, blocks: Blocks) -> Result<Step, Failure> {
+    // No condition compares nulls so, but one that has nothing else.
+    let is_set_operation = join.null_equality == NullEquality::NullEqualsNull;
+    if let LogicalPlan::Aggregate(distinct) = join.left.as_ref()
+        && is_set_operation
+        && !leads(distinct, &rewrite(&distinct.input, blocks)?)
+    {
+        return refused(
+            "INTERSECT",
+            Place::at(["intersect"]),
+            "select `_block_num` first on both sides, or write it as IN",
+        );
+    }
     let (left, right) = (rewrite(&join.left, blocks)?, rewrite(&join.right, blocks)?);
     if is_by_block(join, &left, &right) {
         // One of the names is not needed, and must not be there twice.
         let rows = Join::try_new(
             Arc::new(left.plan),
-            renamed(right.plan, join.right.schema(), RIGHT)?,
+            renamed(right.plan, join.right.schema(), RIGHT, false)?,
             join.on.clone(),
             join.filter.clone(),
             JoinType::LeftSemi,
@@ -591,20 +606,21 @@ fn semi(join: &Join, blocks: Blocks) -> Result<Step, Failure> {
             join.null_equality,
             false,
         )?;
-        return Ok(Step { plan: LogicalPlan::Join(rows), blocks: left.blocks });
+        return Ok(Step { plan: LogicalPlan::Join(rows), ..left });
     }
-    if join.on.is_empty() || join.filter.is_some() || join.null_equality != NullEquality::NullEqualsNothing {
+    if join.on.is_empty() || join.filter.is_some() || is_set_operation {
         return refused(
             "IN or EXISTS with more than equalities",
-            &["exists", "in"],
+            Place::at(["exists", "in", "intersect"]).near(compared(join)),
             "compare columns by equality only",
         );
     }
+    let order = left.order;
     let mut parts = vec![matched(join, left.plan, blocks, false)?];
     if let Some(before) = blocks.before() {
         parts.push(matched(join, rewrite(&join.left, before)?.plan, blocks, true)?);
     }
-    Ok(Step { plan: union_of(parts, &join.schema)?, blocks: vec![] })
+    Ok(Step { plan: union_of(parts, &join.schema)?, keys: Keys::new(), order })
 }
 
 /// The rows of the left side whose keys the right side has up to the last of the blocks; `only_new` leaves out
@@ -623,38 +639,59 @@ fn matched(join: &Join, left: LogicalPlan, blocks: Blocks, only_new: bool) -> Re
     }
     let on = join.on.iter().enumerate().map(|(at, (left, _))| (left.clone(), ident(key(at)))).collect();
     let few = if only_new { Few::Right } else { Few::Left };
-    let left = renamed(left, join.left.schema(), LEFT)?;
+    let left = renamed(left, join.left.schema(), LEFT, true)?;
     inner_join(join, left, Arc::new(first_blocks.build()?), on, None, few)
+}
+
+/// Whether the first key of groups is the row's block.
+fn leads(aggregate: &Aggregate, step: &Step) -> bool {
+    let first = aggregate.group_expr.first();
+    first.and_then(|expr| place_of(expr, aggregate.input.schema())).is_some_and(|at| step.is_number(at))
+}
+
+fn refused_groups<T>(aggregate: &Aggregate) -> Result<T, Failure> {
+    let sums_up = "group by `_block_num` first, and sum up what is stored when you query";
+    if aggregate.group_expr.is_empty() {
+        let place = Place::at(["select"]).near(&aggregate.aggr_expr);
+        return refused("an aggregate without GROUP BY", place, sums_up);
+    }
+    if let (LogicalPlan::Union(_), []) = (aggregate.input.as_ref(), aggregate.aggr_expr.as_slice()) {
+        let instead = "write UNION ALL, or select `_block_num` first";
+        return refused("UNION", Place::at(["union"]), instead);
+    }
+    // What is distinct names its columns in the projection below.
+    let selected = match aggregate.input.as_ref() {
+        LogicalPlan::Projection(projection) => projection.expr.as_slice(),
+        _ => &[],
+    };
+    let place = Place::at(["group", "distinct"]).near(aggregate.group_expr.iter().chain(selected));
+    refused("GROUP BY or DISTINCT whose first key is not the block number", place, sums_up)
 }
 
 fn grouped(aggregate: &Aggregate, blocks: Blocks) -> Result<Step, Failure> {
     let step = rewrite(&aggregate.input, blocks)?;
     let input = aggregate.input.schema();
-    let is_block = |expr: &Expr| place_of(expr, input).is_some_and(|at| step.blocks.contains(&at));
-    if !aggregate.group_expr.first().is_some_and(is_block) {
-        return refused(
-            "GROUP BY or DISTINCT whose first key is not the block number, or an aggregate without GROUP BY,",
-            &["group", "distinct", "select"],
-            "group by `_block_num` first, and sum up what is stored when you query",
-        );
+    let key_of = |expr: &Expr| step.keys.get(&place_of(expr, input)?).copied();
+    if !leads(aggregate, &step) {
+        return refused_groups(aggregate);
     }
     // Of one block there is one, whichever is taken.
-    let takes_block = |expr: &Expr| match expr.clone().unalias() {
+    let taken = |expr: &Expr| match expr.clone().unalias() {
         Expr::AggregateFunction(called) => {
             let takes_one = ["first_value", "last_value", "min", "max"].contains(&called.func.name());
             // With a filter there may be none.
             let is_filtered = called.params.filter.is_some();
-            takes_one && !is_filtered && called.params.args.first().is_some_and(is_block)
+            called.params.args.first().filter(|_| takes_one && !is_filtered).and_then(key_of)
         }
-        _ => false,
+        _ => None,
     };
-    let columns =
-        aggregate.group_expr.iter().map(is_block).chain(aggregate.aggr_expr.iter().map(takes_block));
-    let equal = columns.enumerate().filter(|(_, is_block)| *is_block).map(|(at, _)| at).collect();
+    let columns = aggregate.group_expr.iter().map(key_of).chain(aggregate.aggr_expr.iter().map(taken));
+    let keys = columns.enumerate().filter_map(|(at, key)| Some((at, key?))).collect();
     let groups = aggregate.group_expr.iter().cloned().chain([ident(BLOCK)]).collect();
     let rows = Aggregate::try_new(Arc::new(step.plan), groups, aggregate.aggr_expr.clone())?;
-    let plan = with_block(LogicalPlan::Aggregate(rows), &aggregate.schema, ident(BLOCK))?;
-    Ok(Step { plan, blocks: equal })
+    let rows = LogicalPlan::Aggregate(rows);
+    let plan = with_block(rows, &aggregate.schema, ident(BLOCK), no_order())?;
+    Ok(Step { plan, keys, order: None })
 }
 
 fn unnested(unnest: &Unnest, blocks: Blocks) -> Result<Step, Failure> {
@@ -663,15 +700,16 @@ fn unnested(unnest: &Unnest, blocks: Blocks) -> Result<Step, Failure> {
         .unnest_columns_with_options(unnest.exec_columns.clone(), unnest.options.clone())?
         .build()?;
     let comes_from = unnest.dependency_indices.iter().enumerate();
-    let equal = comes_from.filter(|(_, from)| step.blocks.contains(from)).map(|(at, _)| at).collect();
-    Ok(Step { plan, blocks: equal })
+    let keys = comes_from.filter_map(|(at, from)| Some((at, *step.keys.get(from)?))).collect();
+    Ok(Step { plan, keys, ..step })
 }
 
 /// Rows that are there from the beginning.
 fn constant(plan: &LogicalPlan, blocks: Blocks) -> Result<Step, Failure> {
     let rows = LogicalPlanBuilder::from(plan.clone());
     let rows = if blocks.first == blocks.start { rows } else { rows.filter(lit(false))? };
-    Ok(Step { plan: with_block(rows.build()?, plan.schema(), lit(blocks.start))?, blocks: vec![] })
+    let plan = with_block(rows.build()?, plan.schema(), lit(blocks.start), no_order())?;
+    Ok(Step { plan, keys: Keys::new(), order: None })
 }
 
 #[cfg(test)]

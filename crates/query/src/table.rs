@@ -21,10 +21,11 @@ use datafusion::{
     physical_plan::{ExecutionPlan, empty::EmptyExec, metrics::ExecutionPlanMetricsSet},
 };
 use nozzle_core::{
-    BlockRange,
+    BlockRange, DatasetKind, TableName,
+    derived::DerivedManifest,
     schema::{BLOCK_NUM, order_within_block},
 };
-use nozzle_metadata::{Location, MetadataStore, Scan, Segment, SegmentFile};
+use nozzle_metadata::{Dataset, Location, MetadataStore, Scan, Segment, SegmentFile};
 use object_store::{ObjectMeta, path::Path};
 use url::Url;
 
@@ -46,10 +47,7 @@ pub struct SegmentTable {
     schema: SchemaRef,
     /// Whether every file has all columns.
     is_uniform: bool,
-    /// The columns that hold the block number: `block_num` too where the dataset is raw.
-    block_columns: &'static [&'static str],
-    /// The column that sorts the rows of one block.
-    order_within_block: Option<&'static str>,
+    block_columns: BlockColumns,
 }
 
 /// What [`SegmentTable::new`] takes.
@@ -67,30 +65,55 @@ pub struct SegmentTableParts {
     pub schema: SchemaRef,
     /// Whether every file has all of them; what an older version has not written is null.
     pub is_uniform: bool,
-    /// Whether `block_num` always equals `_block_num`, as in raw datasets.
-    pub is_raw: bool,
-    /// Whether the rows of a block are in the order that tables of its name have; those of packages are named at will.
-    pub is_ordered: bool,
+    /// Which of them tell of a row's block.
+    pub block_columns: BlockColumns,
 }
 
-/// The columns that hold the block number: `block_num` too where the dataset is raw.
-pub fn block_columns(is_raw: bool) -> &'static [&'static str] {
-    if is_raw { &[BLOCK_NUM, "block_num"] } else { &[BLOCK_NUM] }
+/// The columns of a table that tell of a row's block. Not each is there where only some are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockColumns {
+    /// Those that hold its number, `_block_num` first.
+    pub numbers: Vec<String>,
+    /// The one that holds its hash.
+    pub hash: Option<&'static str>,
+    /// The one by which the rows of one block are sorted.
+    pub order: Option<&'static str>,
+}
+
+impl BlockColumns {
+    /// Those of a registered dataset's table; the error is what is damaged.
+    pub fn of(dataset: &Dataset, table: &TableName) -> Result<Self, String> {
+        let numbers = |others: Vec<String>| std::iter::once(BLOCK_NUM.to_owned()).chain(others).collect();
+        let of_raw = || numbers(vec!["block_num".to_owned()]);
+        Ok(match dataset.kind {
+            DatasetKind::EvmRpc | DatasetKind::Firehose | DatasetKind::EthBeacon => Self {
+                numbers: of_raw(),
+                hash: Some(dataset.kind.hash_column(table)),
+                order: order_within_block(table),
+            },
+            // The tables and columns of packages are named at will.
+            DatasetKind::Substreams => Self { numbers: of_raw(), hash: None, order: None },
+            DatasetKind::Manifest | DatasetKind::Sql => {
+                let manifest: DerivedManifest = serde_json::from_str(&dataset.manifest).map_err(|error| {
+                    format!("the stored manifest of `{}` is damaged: {error}", dataset.name)
+                })?;
+                let others = manifest.resolved.and_then(|mut found| found.block_columns.remove(table));
+                Self { numbers: numbers(others.unwrap_or_default()), hash: None, order: None }
+            }
+        })
+    }
 }
 
 impl SegmentTable {
     /// A table over the given scan.
     pub fn new(parts: SegmentTableParts) -> Self {
-        let SegmentTableParts { metadata, stores, location, scan, schema, is_uniform, is_raw, is_ordered } =
-            parts;
-        let block_columns = block_columns(is_raw);
-        let order_within_block = order_within_block(&location.table).filter(|_| is_ordered);
-        Self { metadata, stores, location, scan, schema, is_uniform, block_columns, order_within_block }
+        let SegmentTableParts { metadata, stores, location, scan, schema, is_uniform, block_columns } = parts;
+        Self { metadata, stores, location, scan, schema, is_uniform, block_columns }
     }
 
-    /// The columns that hold the block number.
-    pub fn block_columns(&self) -> &'static [&'static str] {
-        self.block_columns
+    /// The columns that tell of a row's block.
+    pub fn block_columns(&self) -> &BlockColumns {
+        &self.block_columns
     }
 
     async fn files(&self, range: BlockRange) -> DataFusionResult<Vec<(Segment, PartitionedFile)>> {
@@ -140,10 +163,10 @@ impl SegmentTable {
         let block = |number| ScalarValue::UInt64(Some(number));
         let mut columns = vec![];
         for (index, field) in self.schema.fields().iter().enumerate() {
-            let name = field.name().as_str();
-            let known = if self.block_columns.contains(&name) {
+            let name = field.name();
+            let known = if self.block_columns.numbers.contains(name) {
                 bounds(block(range.start()), block(range.end()))
-            } else if self.order_within_block == Some(name) {
+            } else if self.block_columns.order == Some(name) {
                 bounds(ScalarValue::UInt32(Some(0)), ScalarValue::UInt32(Some(u32::MAX)))
             } else {
                 continue;
@@ -162,13 +185,10 @@ impl SegmentTable {
             let options = SortOptions { descending: false, nulls_first: false };
             Some(PhysicalSortExpr::new(Arc::new(Column::new(name, index)), options))
         };
-        let within = self.order_within_block.and_then(sorted_by);
-        let of_block = |name: &&str| LexOrdering::new(sorted_by(name).into_iter().chain(within.clone()));
-        self.block_columns
-            .iter()
-            .filter(|name| self.schema.index_of(name).is_ok())
-            .filter_map(of_block)
-            .collect()
+        let within = self.block_columns.order.and_then(sorted_by);
+        let of_block = |name: &String| LexOrdering::new(sorted_by(name).into_iter().chain(within.clone()));
+        let numbers = self.block_columns.numbers.iter();
+        numbers.filter(|name| self.schema.index_of(name).is_ok()).filter_map(of_block).collect()
     }
 }
 
@@ -198,7 +218,8 @@ impl TableProvider for SegmentTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let range = block_range(filters, self.block_columns);
+        let numbers: Vec<&str> = self.block_columns.numbers.iter().map(String::as_str).collect();
+        let range = block_range(filters, &numbers);
         let files = match range {
             Some(range) => self.files(range).await?,
             None => vec![],

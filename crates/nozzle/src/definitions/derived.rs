@@ -13,8 +13,7 @@ use nozzle_core::{
 use nozzle_metadata::{Dataset, MetadataStore};
 use nozzle_query::{
     KnownTable, TableQuery,
-    catalog::is_raw,
-    derive::{self, SELF},
+    derive::{self, BlockColumns, SELF},
     plain::plain_schema,
 };
 use semver::{Version, VersionReq};
@@ -128,15 +127,15 @@ async fn pinned(manifest: &DerivedManifest, all: &[Dataset]) -> anyhow::Result<D
     let (chain, start_block) = chain(&sources, all)?;
     let mut known = BTreeMap::new();
     for (name, source) in &sources {
-        let is_raw = is_raw(source.dataset.kind);
         let table = |table: nozzle_core::TableDef| {
-            (table.name.to_string(), KnownTable { schema: table.schema, is_raw })
+            let block_columns = BlockColumns::of(&source.dataset, &table.name).map_err(anyhow::Error::msg)?;
+            anyhow::Ok((table.name.to_string(), KnownTable { schema: table.schema, block_columns }))
         };
-        let tables = tables(&source.manifest)?.into_iter().map(table).collect();
+        let tables = tables(&source.manifest)?.into_iter().map(table).collect::<anyhow::Result<_>>()?;
         known.insert(name.clone(), tables);
     }
     let planned = derive::declared(&known, &queries).await?;
-    let mut schemas = BTreeMap::new();
+    let (mut schemas, mut block_columns) = (BTreeMap::new(), BTreeMap::new());
     for (query, incremental) in queries.iter().zip(&planned) {
         let schema = plain_schema(&incremental.schema());
         let json = schema_to_json(&schema);
@@ -145,13 +144,17 @@ async fn pinned(manifest: &DerivedManifest, all: &[Dataset]) -> anyhow::Result<D
         same_as_declared(manifest, &query.table, &schema)
             .with_context(|| format!("the table `{}`", query.table))?;
         schemas.insert(query.table.clone(), json);
+        let others = incremental.block_columns();
+        if !others.is_empty() {
+            block_columns.insert(query.table.clone(), others);
+        }
     }
     let reference = |source: &Source| DatasetRef {
         name: source.dataset.name.clone(),
         version: Some(source.dataset.version),
     };
     let names = sources.iter().map(|(name, source)| (name.clone(), reference(source))).collect();
-    let resolved = Resolved { names, chain, network, start_block, schemas };
+    let resolved = Resolved { names, chain, network, start_block, schemas, block_columns };
     Ok(DerivedManifest { resolved: Some(resolved), ..manifest.clone() })
 }
 
@@ -183,11 +186,13 @@ fn named<'a>(
         };
         named.insert(alias.clone(), found);
     }
-    let mut in_queries = BTreeSet::new();
+    let mut in_queries = BTreeMap::new();
     for query in queries {
-        in_queries.extend(derive::schemas(query)?);
+        for name in derive::schemas(query)? {
+            in_queries.entry(name).or_insert(&query.table);
+        }
     }
-    for name in in_queries {
+    for (name, table) in in_queries {
         if name == SELF || named.contains_key(&name) {
             continue;
         }
@@ -197,9 +202,14 @@ fn named<'a>(
                 && reference.version.is_none_or(|version| version == dataset.version)
         };
         let Some(found) = all.iter().filter(is_it).max_by_key(|dataset| dataset.version) else {
-            bail!("a table reads the dataset `{name}`, which is neither a dependency nor registered");
+            bail!(
+                "the table `{table}` reads the dataset `{name}`, which is neither a dependency nor registered"
+            );
         };
-        ensure!(found.name != manifest.name, "it reads itself: a table of its own is `{SELF}.table`");
+        ensure!(
+            found.name != manifest.name,
+            "the table `{table}` reads its own dataset: a table of that is `{SELF}.table`"
+        );
         named.insert(name, found);
     }
     Ok(named)

@@ -1,24 +1,23 @@
 //! Derived datasets and streams, on nodes whose chains are reorganised.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+mod costs;
+mod story;
+
+use std::{process::Command, time::Duration};
 
 use nozzle_testkit::{
     anvil::{Anvil, AnvilOptions},
     chain::ChainBuilder,
     replay::{Recording, ReplayOptions, ReplayServer},
-    rng::Rng,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, FLUSH},
-    harness::{Db, NOT_MERGED, PATIENCE, Place, python, until, until_stored, workspace},
+    harness::{Db, NOT_MERGED, Place, python, until, until_stored, workspace},
     servers::Server,
-    streams::{Client, has},
+    streams::Client,
 };
 
 const TRANSFER: &str = "Transfer(address indexed from, address indexed to, uint256 value)";
@@ -53,6 +52,9 @@ pub fn story() -> Value {
             "stamped": {"input": {"sql":
                 "SELECT t.block_num, t.log_index, t.value, b.timestamp, b.hash FROM erc20.transfers AS t \
                  JOIN chain.blocks AS b ON t.block_num = b.block_num"}},
+            // The blocks of a derived table are its own too.
+            "busy": {"input": {"sql":
+                "SELECT block_num, count(*) AS n FROM erc20.transfers GROUP BY block_num"}},
             "answered": {"input": {"sql":
                 "SELECT a.tx_hash, b.tx_hash AS by_tx FROM erc20.transfers AS a \
                  JOIN erc20.transfers AS b ON a.receiver = b.sender AND a.token = b.token"}},
@@ -89,6 +91,10 @@ fn truths() -> Vec<(&'static str, String)> {
                 "SELECT t.block_num, t.log_index, t.value, b.timestamp, b.hash FROM {transfers} AS t \
                  JOIN eth.blocks AS b ON t.block_num = b.block_num"
             ),
+        ),
+        (
+            "SELECT block_num, n FROM story.busy",
+            format!("SELECT block_num, count(*) AS n FROM {transfers} AS x GROUP BY block_num"),
         ),
         (
             "SELECT tx_hash, by_tx FROM story.answered",
@@ -152,6 +158,78 @@ fn a_dump_brings_along_what_a_dataset_is_made_of() {
     }
 }
 
+/// An end so far below the head is that of the chain for all, not lower for each level.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_below_the_head_is_the_same_for_all_levels() {
+    let node = demo_chain();
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "anvil", node.url());
+    write_json(&place, "erc20", &erc20("eth"));
+    write_json(&place, "story", &story());
+    place.ok(&["dump", "--dataset", "story", "-e", "-40"]);
+    assert_end_alike(&place, node.head() - 40).await;
+    // One that has its blocks already ends there too.
+    place.ok(&["dump", "--dataset", "eth", "-e", "-10"]);
+    place.ok(&["dump", "--dataset", "story", "-e", "-20"]);
+    for dataset in ["erc20", "story"] {
+        place.stored(dataset).await.assert_sound(0, node.head() - 20);
+    }
+}
+
+async fn assert_end_alike(place: &Place, end: u64) {
+    for dataset in ["eth", "erc20", "story"] {
+        place.stored(dataset).await.assert_sound(0, end);
+    }
+}
+
+/// Files that are listed before what they are made of.
+#[test]
+fn listed_manifests_are_brought_in_in_the_order_that_they_need() {
+    let node = demo_chain();
+    let place = Place::configured(Db::Sqlite, "");
+    place.define("eth", "anvil", node.url());
+    let raw = std::fs::read_to_string(place.path("datasets/eth.json")).unwrap();
+    std::fs::remove_file(place.path("datasets/eth.json")).unwrap();
+    place.write("both.json", &format!("[{},{raw}]", erc20("eth")));
+    place.write("story.json", &story().to_string());
+    place.ok(&["dump", "--dataset", "story.json,both.json", "-e", "40"]);
+    assert_derived_is_the_truth(&place);
+    let alone = json!({"name": "alone", "kind": "manifest", "tables": {"t": {"input": {"sql": "SELECT address FROM nothing.logs"}}}});
+    place.write("alone.json", &alone.to_string());
+    let said = place.run(&["dump", "--dataset", "alone.json,story.json"]);
+    let told = "the table `t` reads the dataset `nothing`";
+    assert!(said.code == Some(1) && said.stderr.contains(told), "{}", said.stderr);
+}
+
+/// What is read may be reorganised by others while a plain dump of what is made of it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_dump_outlives_reorgs_of_what_it_reads() {
+    let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
+    let mut chain = ChainBuilder::new(&anvil, 21).await.unwrap();
+    chain.extend(40).await.unwrap();
+    let lines = format!("poll_interval_secs = 0.05\nmicrobatch_max_interval = 1\n{NOT_MERGED}");
+    let place = Place::configured(Db::Sqlite, &lines);
+    place.define("eth", "anvil", anvil.url());
+    write_json(&place, "erc20", &erc20("eth"));
+    write_json(&place, "story", &story());
+    let follower = place.start(&["dump", "--dataset", "eth", "--follow"]);
+    let store = place.metadata_when_there().await;
+    until_stored(store.as_ref(), "eth", 30).await;
+    for _ in 0..4 {
+        let mut dump = place.start(&["dump", "--dataset", "erc20", "--ignore-deps"]);
+        while dump.is_running() {
+            // A shorter chain, and then another one of its length.
+            anvil.rollback(8).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            anvil.mine(8).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let said = dump.wait();
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+    }
+    follower.kill();
+}
+
 /// Nobody waits for what it is not made of.
 #[test]
 fn independent_datasets_are_dumped_side_by_side() {
@@ -186,7 +264,11 @@ fn a_manifest_is_checked_whole_when_it_is_registered() {
             json!({"dependencies": {"chain": {"name": "eth", "version": "^2"}}, "tables": table("SELECT * FROM chain.logs")}),
             "only 0.0.0",
         ),
-        ("c", json!({"dependencies": chain(), "tables": table("SELECT k FROM chain.logs")}), "`t`"),
+        (
+            "c",
+            json!({"dependencies": chain(), "tables": table("SELECT address,\nk FROM chain.logs")}),
+            "the table `t`: line 2: ",
+        ),
         (
             "d",
             json!({"dependencies": chain(), "tables": table("SELECT address\nFROM chain.logs\nLIMIT 5")}),
@@ -224,15 +306,24 @@ fn a_manifest_is_checked_whole_when_it_is_registered() {
             "not valid SQL",
         ),
         ("k", json!({"dependencies": chain(), "tables": {}}), "no `tables`"),
-        ("l", json!({"dependencies": chain(), "tables": table("SELECT 1 AS a")}), "line 1"),
+        ("l", json!({"tables": table("SELECT 1 AS a")}), "its tables read no other dataset"),
+        (
+            "m",
+            json!({"dependencies": chain(), "tables": table("SELECT address FROM unheard.logs")}),
+            "the table `t` reads the dataset `unheard`",
+        ),
     ] {
         let mut manifest = manifest;
         manifest["name"] = json!(name);
         manifest["kind"] = json!("manifest");
         place.write(&format!("{name}.json"), &manifest.to_string());
         let said = place.run(&["dump", "--dataset", &format!("{name}.json")]);
-        let is_said = said.stderr.contains(says) || name == "l";
-        assert!(is_said && (said.code == Some(1) || name == "l"), "{name}: {:?} {}", said.code, said.stderr);
+        assert!(
+            said.code == Some(1) && said.stderr.contains(says),
+            "{name}: {:?} {}",
+            said.code,
+            said.stderr
+        );
     }
     for (name, other) in [("loop_a", "loop_b"), ("loop_b", "loop_a")] {
         let tables = table(&format!("SELECT block_num FROM {other}.t"));
@@ -252,6 +343,11 @@ fn a_manifest_is_checked_whole_when_it_is_registered() {
         "datasets/older/busy.sql",
         "SELECT block_num, count(*) AS n\nFROM eth.transactions\nGROUP BY block_num",
     );
+    place.write("elsewhere.toml", "name = \"elsewhere\"\nkind = \"sql\"\nnetwork = \"mainnet\"\n");
+    place.write("elsewhere/busy.sql", "SELECT block_num FROM eth.blocks");
+    let said = place.run(&["dump", "--dataset", "elsewhere.toml"]);
+    let told = "the table `busy` is to be of the network `mainnet`";
+    assert!(said.code == Some(1) && said.stderr.contains(told), "{}", said.stderr);
     let said = place.ok(&["dump", "--dataset", "fits,older", "-e", "20"]);
     assert!(said.stderr.contains("older: done: 21 blocks"), "{}", said.stderr);
     assert_eq!(
@@ -271,98 +367,24 @@ fn a_manifest_is_checked_whole_when_it_is_registered() {
     assert!(said.code == Some(1) && said.stderr.contains("needs a new `version`"), "{}", said.stderr);
 }
 
-/// How long the story is, in seconds; longer by `just story`.
-fn story_time() -> Duration {
-    Duration::from_secs(std::env::var("NOZZLE_STORY_SECS").map_or(25, |seconds| seconds.parse().unwrap()))
-}
-
-/// Waits until a client has the node's newest block.
-async fn until_at_head(client: &mut Client, anvil: &Anvil) {
-    let (number, hash) = anvil.head().await.unwrap();
-    let head = (number, format!("{hash:#x}"));
-    until("the client to have the head", async || has(client, &head)).await;
-}
-
-/// A raw dataset is followed, one derived from it, one derived from both, a client has a stream of that, and all
-/// the time blocks are reorganised, the dump killed, the server started anew. Every other reorg takes blocks away
-/// that the client has already.
+/// What is refused is not begun by what it is made of.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_story_of_transfers_ends_as_the_node_tells_it() {
-    let seed = std::env::var("NOZZLE_STORY_SEED").map_or(20261128, |seed| seed.parse().unwrap());
-    let mut dice = Rng::new(seed);
-    let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
-    let mut chain = ChainBuilder::new(&anvil, seed).await.unwrap();
-    chain.extend(30).await.unwrap();
-    let place = Place::configured(Db::Sqlite, &format!("poll_interval_secs = 0.1\n{NOT_MERGED}"));
-    place.define("eth", "anvil", anvil.url());
-    write_json(&place, "erc20", &erc20("eth"));
-    write_json(&place, "story", &story());
-    let follow = || place.start(&["dump", "--dataset", "story", "--follow"]);
-    let mut dump = follow();
-    place.metadata_when_there().await;
-    until_stored(place.metadata().await.as_ref(), "story", 20).await;
-    let sql = "SELECT block_num, log_index, value, timestamp, hash FROM story.stamped SETTINGS stream = true";
-    let mut server = Server::start(&place, &["--jsonl-server"]);
-    let mut client = Client::start(server.jsonl(), sql, &[]);
-    let (began, mut reorgs, mut kills) = (Instant::now(), 0, 0);
-    // On a slow machine it goes on until all of it has happened.
-    let is_over = |reorgs: u32, kills: u32, told: usize| reorgs > 3 && kills > 0 && told > 1;
-    while began.elapsed() < story_time()
-        || (!is_over(reorgs, kills, client.reorgs) && began.elapsed() < story_time() + PATIENCE)
-    {
-        chain.extend(1 + dice.below(3)).await.unwrap();
-        match dice.below(8) {
-            0..3 => {
-                if reorgs % 2 == 0 {
-                    until_at_head(&mut client, &anvil).await;
-                }
-                let depth = 1 + dice.below(4);
-                anvil.reorg(depth).await.unwrap();
-                reorgs += 1;
-            }
-            3 => {
-                dump.kill();
-                dump = follow();
-                kills += 1;
-            }
-            4 => {
-                drop(server);
-                server = Server::start(&place, &["--jsonl-server"]);
-                client = client.resume(server.jsonl(), sql);
-            }
-            _ => {}
-        }
-        tokio::time::sleep(Duration::from_millis(100 + dice.below(400))).await;
-        client.take();
+async fn a_job_that_is_refused_schedules_nothing() {
+    let node = demo_chain();
+    let cluster = Cluster::on(Place::configured(Db::Postgres, ""), &[], &[]);
+    for manifest in [json!({"name": "eth", "kind": "evm-rpc", "network": "anvil"}), erc20("eth")] {
+        let (status, said) = cluster.api.send(Method::POST, "/datasets", &manifest).await;
+        assert_eq!(status, 201, "{said}");
     }
-    chain.extend(3).await.unwrap();
-    let (head, hash) = anvil.head().await.unwrap();
-    let hash = format!("{hash:#x}");
-    let metadata = place.metadata().await;
-    until("all to be up to date", async || {
-        let dataset = metadata.dataset(&"story".parse().unwrap()).await.ok()??;
-        let revision = metadata.revisions(dataset.id).await.ok()?.into_iter().next()?;
-        let location = revision.locations[0].id;
-        let scan = nozzle_metadata::Scan {
-            location,
-            sequence: metadata.sequence().await.ok()?,
-            range: nozzle_core::BlockRange::single(head),
-        };
-        let spans = metadata.spans(&scan).await.ok()?;
-        spans.last().is_some_and(|span| format!("{:#x}", span.hash) == hash).then_some(())
-    })
-    .await;
-    until_at_head(&mut client, &anvil).await;
-    dump.signal("TERM");
-    assert_eq!(dump.wait().code, Some(0));
-    assert_derived_is_the_truth(&place);
-    let stored = sorted(&place, "SELECT block_num, log_index, value, timestamp, hash FROM story.stamped");
-    assert!(client.sorted() == stored, "the client has {} rows, not {}", client.rows.len(), stored.len());
-    place.stored("story").await.assert_sound(0, head);
-    let told = client.reorgs;
-    eprintln!("seed {seed}: {head} blocks, {reorgs} reorgs, {kills} kills, {told} reorgs told to the client");
-    // One that comes while the derived tables follow another may be the same to the client.
-    assert!(is_over(reorgs, kills, told), "seed {seed}: {reorgs} reorgs, {kills} kills, {told} told");
+    drop(node);
+    cluster.api.dump("erc20", json!({"end_block": 20})).await;
+    let of_eth = "SELECT id FROM jobs WHERE dataset_id = (SELECT id FROM datasets WHERE name = 'eth')";
+    let stop = format!("/jobs/{}/stop", cluster.ask(of_eth));
+    let (status, said) = cluster.api.send(Method::PUT, &stop, &Value::Null).await;
+    assert!(status < 300, "{said}");
+    let refused = cluster.api.refused(Method::POST, "/datasets/erc20/dump", &json!({"end_block": 10})).await;
+    assert_eq!(refused, (409, "ACTIVE_JOB_CONFLICT".into()));
+    assert_eq!(cluster.ask("SELECT count(*) FROM jobs"), "2");
 }
 
 /// A job for the last of three datasets brings those below it along; a worker that dies in the middle of it all
@@ -449,7 +471,7 @@ fn a_stream_tells_its_ranges_and_that_it_lives() {
         ("SELECT block_num FROM eth.logs SETTINGS stream = true", "nozzle-resume: {", "nozzle-resume"),
         ("SELECT block_num FROM eth.logs SETTINGS stream = true", "nozzle-resume: {\"mars\":[]}", "mars"),
         ("SELECT block_num FROM eth.logs SETTINGS fast = true", "x: y", "SETTINGS"),
-        ("SELECT block_num FROM (SELECT block_num FROM eth.logs SETTINGS stream = true)", "x: y", ""),
+        ("SELECT block_num FROM (SELECT block_num FROM eth.logs SETTINGS stream = true)", "x: y", "SETTINGS"),
     ] {
         let output = Command::new("curl")
             .args(["-sS", "-m", "10", "-w", "%{http_code}", "-H", header, "--data", sql, server.jsonl()])
