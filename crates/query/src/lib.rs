@@ -24,6 +24,7 @@ mod feed;
 pub mod footers;
 pub mod gaps;
 pub mod incremental;
+mod inlined;
 mod links;
 mod literals;
 mod memory;

@@ -43,7 +43,7 @@ use crate::{
     error::QueryError,
     feed::Feeds,
     gaps::KnownGaps,
-    literals,
+    inlined, literals,
     memory::Share,
     names,
     nearest::suggestion,
@@ -169,7 +169,11 @@ impl Engine {
 /// What plans and runs queries, with all that is ours in it.
 pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
     let mut state = state.with_default_features();
-    state.expr_planners().get_or_insert_default().insert(0, literals::planner());
+    let bounds = udf::Bounds::default();
+    state
+        .expr_planners()
+        .get_or_insert_default()
+        .splice(0..0, [literals::planner(), Arc::new(bounds.clone())]);
     let mut rules = vec![literals::rule()];
     rules.extend(Analyzer::new().rules);
     let context = SessionContext::new_with_state(
@@ -179,7 +183,7 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .build(),
     );
-    udf::register(&context);
+    udf::register(&context, &bounds);
     context
 }
 
@@ -426,6 +430,7 @@ pub(crate) fn parsed(sql: &str) -> Result<Statement, QueryError> {
 pub(crate) async fn planned(state: &SessionState, statement: Statement) -> Result<LogicalPlan, QueryError> {
     let plan = state.statement_to_plan(statement).await?;
     read_only().verify_plan(&plan)?;
+    inlined::check(&plan)?;
     check_names(&plan)?;
     depth::check_types(plan.schema().as_arrow())?;
     Ok(plan)

@@ -119,6 +119,15 @@ fn statements_and_tickets_that_mean_harm_do_none() {
                        try: flight.connect(sys.argv[1]).do_get(flight.Ticket(\"SELECT '\" + 'x' * (5 << 20) + \"'\")).read_all()\n\
                        except Exception as error: print(type(error).__name__)";
     assert!(!python(over_flight, &[server.flight()]).trim().is_empty());
+    // Each query has the one before it twice.
+    let each = (1..40).map(|at| format!(", q{at} AS (SELECT a.x FROM q{0} a, q{0} b)", at - 1));
+    let doubled =
+        format!("WITH RECURSIVE q0 AS (SELECT 1 AS x){} SELECT x FROM q39", each.collect::<String>());
+    let each = (1..40).map(|at| format!(", q{at} AS (SELECT x + x AS x FROM q{})", at - 1));
+    let below_a_filter =
+        format!("WITH q0 AS (SELECT 1 AS x){} SELECT x FROM q39 WHERE x > 1", each.collect::<String>());
+    let columns = (0..500).map(|at| format!("repeat('x', {}) AS c{at}", 30_000_000 + at));
+    let constants = format!("SELECT {}", columns.collect::<Vec<_>>().join(", "));
     for (sql, status) in [
         (format!("SELECT {}1{}", "abs(".repeat(1_000), ")".repeat(1_000)), "400"),
         (format!("SELECT {}1{} AS n", "(SELECT ".repeat(1_000), ")".repeat(1_000)), "400"),
@@ -131,6 +140,11 @@ fn statements_and_tickets_that_mean_harm_do_none() {
             "SELECT a.data FROM eth.logs a, eth.logs b, eth.logs c ORDER BY b.data, c.data, a.data".into(),
             "503 504",
         ),
+        (doubled, "400"),
+        (below_a_filter, "400"),
+        (constants, "500 504"),
+        ("SELECT levenshtein(repeat('a', 300000), repeat('b', 300000)) AS n".into(), "500"),
+        ("SELECT array_repeat(repeat('x', 300000), 30000000) AS n".into(), "500"),
         ("SELECT length(repeat('x', 2000000000)) AS n".into(), "500"),
         ("SELECT max(lpad(CAST(block_num AS text), 1000000)) AS n FROM eth.logs".into(), "500"),
         ("SELECT cardinality(range(0, 9000000000)) AS n".into(), "500"),

@@ -1,102 +1,403 @@
-//! Functions of the engine whose results can be as large as a number in the query says. No limit of memory knows
-//! of them while they are made, so that one call could end the process: too large ones are refused before.
+//! Functions of the engine whose results can be as large as a number in the query says, or grow with each call within
+//! another, or that take a step for each pair of what they are given. No limit of memory knows of what they make while
+//! they make it, and none of time stops them, so that one call could end the process: too much is refused before.
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
-    compute::cast,
-    datatypes::{DataType, Int64Type},
+    array::{Array, ArrayRef, AsArray, LargeStringArray},
+    compute::{cast, concat},
+    datatypes::{DataType, Int64Type, IntervalMonthDayNanoType, TimeUnit},
 };
 use datafusion::{
-    common::exec_err,
+    common::{ScalarValue, exec_err},
     error::{DataFusionError, Result},
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF},
     prelude::SessionContext,
 };
 
-use super::wrapped::{Around, wrap};
+use super::{
+    sizes::{bytes, column, items, numbers},
+    wrapped::{Around, wrap, wrapped},
+};
 
-/// What one call of a batch of rows may make, in bytes of text or in items of lists.
-const MOST: i128 = 32 << 20;
+#[cfg(test)]
+mod tests;
+
+/// What one call for a batch of rows may make where a number says how much, in bytes.
+const MOST_MADE: i128 = 64 << 20;
+
+/// What it may make of what is there.
+const MOST_GROWN: i128 = 256 << 20;
+
+/// What all calls may make that are constants of the query: it keeps them to its end, and each step of its planning
+/// goes through them: slowly where it is not optimized, as in tests.
+const MOST_CONSTANT: u64 = if cfg!(test) { 4 << 20 } else { 64 << 20 };
+
+/// The steps that one call may take where each of one thing meets each of another: some seconds.
+const MOST_STEPS: i128 = 4 << 30;
 
 /// How much a function makes of each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Makes {
     /// So many times its first argument, a text.
     Repeated,
-    /// As much as its second argument says.
+    /// As many letters as its second argument says.
+    Padded,
+    /// Its first argument, so many times.
     Filled,
+    /// The items of its first argument, and its third for each that lacks.
+    Resized,
     /// A step for each number from its first argument, or 0, to its second, or its only one.
-    Steps,
+    Series,
+    /// All of its arguments behind each other.
+    Together,
+    /// The same, with its first argument between them.
+    Separated,
+    /// Its first argument, with the third in the place of each second.
+    Replaced,
+    /// The same, where the second is a pattern.
+    Matched,
+    /// The same, where the first is a list.
+    Exchanged,
+    /// A text of its first argument, a list, with the others between the items.
+    Joined,
+    /// A text in the form of its second argument.
+    Formatted,
+    /// Up to so many times its first argument.
+    Times(u8),
+    /// Nothing large, but it looks at each byte of one argument for each of the other.
+    Pairs,
+    /// The same, but where the second is one for all rows it is found faster.
+    PairsOfColumns,
+    /// The same with the items of lists.
+    PairsOfItems,
 }
 
-const FUNCTIONS: [(&str, Makes); 7] = [
+const FUNCTIONS: [(&str, Makes); 34] = [
     ("repeat", Makes::Repeated),
-    ("lpad", Makes::Filled),
-    ("rpad", Makes::Filled),
+    ("lpad", Makes::Padded),
+    ("rpad", Makes::Padded),
     ("array_repeat", Makes::Filled),
-    ("array_resize", Makes::Filled),
-    ("range", Makes::Steps),
-    ("generate_series", Makes::Steps),
+    ("array_resize", Makes::Resized),
+    ("range", Makes::Series),
+    ("generate_series", Makes::Series),
+    ("concat", Makes::Together),
+    (super::joined::NAME, Makes::Together),
+    ("overlay", Makes::Together),
+    ("make_array", Makes::Together),
+    ("array_append", Makes::Together),
+    ("array_prepend", Makes::Together),
+    ("array_concat", Makes::Together),
+    ("arrays_zip", Makes::Together),
+    ("concat_ws", Makes::Separated),
+    ("replace", Makes::Replaced),
+    ("regexp_replace", Makes::Matched),
+    ("array_replace", Makes::Exchanged),
+    ("array_replace_n", Makes::Exchanged),
+    ("array_replace_all", Makes::Exchanged),
+    ("array_to_string", Makes::Joined),
+    ("to_char", Makes::Formatted),
+    ("translate", Makes::Times(4)),
+    ("encode", Makes::Times(2)),
+    ("evm_decode_hex", Makes::Times(2)),
+    ("string_to_array", Makes::Times(8)),
+    ("levenshtein", Makes::Pairs),
+    ("strpos", Makes::PairsOfColumns),
+    ("btrim", Makes::Pairs),
+    ("ltrim", Makes::Pairs),
+    ("rtrim", Makes::Pairs),
+    ("array_has_all", Makes::PairsOfItems),
+    ("array_has_any", Makes::PairsOfItems),
 ];
 
-/// Puts the bounded functions in the place of the engine's.
-pub(super) fn register(context: &SessionContext) {
-    FUNCTIONS.into_iter().for_each(|(name, makes)| wrap(context, name, makes));
+/// Functions with the limits of one query.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bounds {
+    /// What its constants have come to, in bytes.
+    constants: Arc<AtomicU64>,
 }
 
-impl Around for Makes {
-    fn call(&self, engine: &ScalarUDF, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let made = self.made(&args)?;
-        if made > MOST {
-            return exec_err!(
-                "`{}` would make {made} bytes or items at once, and {MOST} are the most",
-                engine.name()
-            );
-        }
-        engine.invoke_with_args(args)
+impl Bounds {
+    /// Puts the bounded functions in the place of the engine's.
+    pub(super) fn register(&self, context: &SessionContext) {
+        FUNCTIONS.into_iter().for_each(|(name, makes)| wrap(context, name, self.around(makes)));
     }
+
+    /// The bounded function in the place of one of the engine's, if it is to be bounded.
+    pub(super) fn of(&self, engine: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+        match FUNCTIONS.into_iter().find(|(name, _)| *name == engine.name()) {
+            Some((_, makes)) => Arc::new(wrapped(engine, self.around(makes))),
+            None => engine,
+        }
+    }
+
+    fn around(&self, makes: Makes) -> Bounded {
+        Bounded { makes, constants: Arc::clone(&self.constants) }
+    }
+}
+
+#[derive(Debug)]
+struct Bounded {
+    makes: Makes,
+    constants: Arc<AtomicU64>,
+}
+
+impl PartialEq for Bounded {
+    fn eq(&self, other: &Self) -> bool {
+        self.makes == other.makes
+    }
+}
+
+impl Eq for Bounded {}
+
+impl Hash for Bounded {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.makes.hash(state);
+    }
+}
+
+impl Around for Bounded {
+    /// The engine would put functions of its own in the place of these.
+    const IS_SIMPLIFIED: bool = false;
+
+    fn call(&self, engine: &ScalarUDF, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let rows = self.makes.of_rows(&args, if is_constant { 1 } else { args.number_rows })?;
+        let (total, most) = (rows.iter().sum::<i128>(), self.makes.most());
+        if is_constant && total <= most && !self.makes.is_steps() {
+            let bytes = u64::try_from(total).unwrap_or(u64::MAX);
+            if self.constants.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > MOST_CONSTANT {
+                return exec_err!("the constants of a query can have {MOST_CONSTANT} bytes together at most");
+            }
+        }
+        if total <= most {
+            return engine.invoke_with_args(args);
+        }
+        let largest = rows.iter().max().copied().unwrap_or(0);
+        if self.makes.is_at_most() && largest <= most && !is_constant {
+            return in_parts(engine, &args, &rows, most);
+        }
+        let what = if self.makes.is_steps() { "take {} steps" } else { "make {} bytes" };
+        let what = what.replace("{}", &total.to_string());
+        exec_err!("`{}` would {what} at once, and {most} are the most", engine.name())
+    }
+}
+
+/// Calls a function for some rows after the others, as long as what it has made is no more than it may be.
+fn in_parts(
+    engine: &ScalarUDF,
+    args: &ScalarFunctionArgs,
+    rows: &[i128],
+    most: i128,
+) -> Result<ColumnarValue> {
+    let (mut parts, mut start, mut made): (Vec<ArrayRef>, _, _) = (vec![], 0, 0);
+    while start < rows.len() {
+        let mut sum = 0;
+        let fits = |row: &&i128| {
+            sum += **row;
+            sum <= most
+        };
+        let count = rows[start..].iter().take_while(fits).count().max(1);
+        let of_part = |arg: &ColumnarValue| match arg {
+            ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(start, count)),
+            constant => constant.clone(),
+        };
+        let part = args.args.iter().map(of_part).collect();
+        let part = ScalarFunctionArgs { args: part, number_rows: count, ..args.clone() };
+        let part = engine.invoke_with_args(part)?.into_array(count)?;
+        made += part.get_array_memory_size() as i128;
+        if made > most {
+            return exec_err!("`{}` would make more than {most} bytes at once", engine.name());
+        }
+        parts.push(part);
+        start += count;
+    }
+    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+    Ok(ColumnarValue::Array(concat(&parts)?))
 }
 
 impl Makes {
-    /// How much a call makes, of all its rows; 0 where it is not counted by numbers.
-    fn made(&self, args: &ScalarFunctionArgs) -> Result<i128> {
-        let Some(first) = args.args.first() else { return Ok(0) };
-        let (first, second) = (first.to_array(args.number_rows)?, args.args.get(1));
-        let second = second.map(|second| second.to_array(args.number_rows)).transpose()?;
-        let sizes: Vec<i128> = match (self, &second) {
-            (Self::Repeated, Some(times)) => {
-                let lengths = lengths(&first)?;
-                numbers(times)?
-                    .into_iter()
-                    .zip(lengths)
-                    .map(|(times, length)| times.max(0) * length)
-                    .collect()
+    fn most(self) -> i128 {
+        match self {
+            Self::Repeated | Self::Padded | Self::Filled | Self::Resized | Self::Series => MOST_MADE,
+            steps if steps.is_steps() => MOST_STEPS,
+            _ => MOST_GROWN,
+        }
+    }
+
+    fn is_steps(self) -> bool {
+        matches!(self, Self::Pairs | Self::PairsOfColumns | Self::PairsOfItems)
+    }
+
+    /// Whether it may make much less than is counted here.
+    fn is_at_most(self) -> bool {
+        matches!(self, Self::Matched | Self::Joined | Self::Formatted | Self::Times(_))
+    }
+
+    /// How much a call makes of each row.
+    fn of_rows(self, args: &ScalarFunctionArgs, rows: usize) -> Result<Vec<i128>> {
+        let args = args.args.as_slice();
+        let Some(first) = args.first() else { return Ok(vec![]) };
+        let of = |count: &dyn Fn(usize) -> i128| Ok((0..rows).map(|row| count(row).max(0)).collect());
+        match (self, args) {
+            (Self::Repeated, [text, times, ..]) => {
+                let (lengths, times) = (bytes(text)?, numbers(times)?);
+                of(&|row| lengths.at(row) * times.at(row))
             }
-            (Self::Filled, Some(sizes)) => numbers(sizes)?,
-            (Self::Steps, stop) if first.data_type().is_integer() => {
-                let steps = args.args.get(2).map(|step| step.to_array(args.number_rows)).transpose()?;
-                let steps = steps.as_ref().map(numbers).transpose()?.unwrap_or_else(|| vec![1; first.len()]);
-                let ends: Vec<_> = match stop {
-                    Some(stop) => numbers(&first)?.into_iter().zip(numbers(stop)?).collect(),
-                    None => numbers(&first)?.into_iter().map(|stop| (0, stop)).collect(),
-                };
-                let count = |((start, stop), step): ((i128, i128), i128)| (stop - start).checked_div(step);
-                ends.into_iter().zip(steps).map(|each| count(each).unwrap_or(0)).collect()
+            (Self::Padded, [_, letters, ..]) => {
+                let letters = numbers(letters)?;
+                // A letter has up to four bytes.
+                of(&|row| letters.at(row) * 4)
             }
-            _ => vec![],
-        };
-        Ok(sizes.into_iter().map(|size| size.max(0)).sum())
+            (Self::Filled, [item, times]) => {
+                let (sizes, times) = (bytes(item)?, numbers(times)?);
+                of(&|row| (sizes.at(row) + 8) * times.at(row))
+            }
+            (Self::Resized, [list, size, fill @ ..]) => {
+                let (sizes, count) = (bytes(list)?, numbers(size)?);
+                let fill = fill.first().map(bytes).transpose()?;
+                let of_item = |row| fill.as_ref().map_or(0, |fill| fill.at(row)) + 8;
+                of(&|row| sizes.at(row) + count.at(row).max(0) * of_item(row))
+            }
+            (Self::Series, _) => {
+                let steps = steps(args, rows)?;
+                of(&|row| steps[row].saturating_mul(8))
+            }
+            (Self::Together | Self::Separated, _) => {
+                let sizes = args.iter().map(bytes).collect::<Result<Vec<_>>>()?;
+                let between = args.len() as i128;
+                let between = |row| if self == Self::Separated { sizes[0].at(row) * between } else { 0 };
+                of(&|row| sizes.iter().map(|sizes| sizes.at(row) + 8).sum::<i128>() + between(row))
+            }
+            (Self::Replaced, [text, from, to]) => {
+                let (lengths, added) = (bytes(text)?, bytes(to)?);
+                let found = occurrences(text, from, rows)?;
+                of(&|row| lengths.at(row) + found[row] * added.at(row))
+            }
+            (Self::Matched, [text, _, to, flags @ ..]) => {
+                let (lengths, added) = (bytes(text)?, bytes(to)?);
+                let mark = |mark: &str| ColumnarValue::Scalar(ScalarValue::from(mark));
+                let (groups, slashes) =
+                    (occurrences(to, &mark("$"), rows)?, occurrences(to, &mark("\\"), rows)?);
+                let is_global = !flags.is_empty();
+                // Each match gives the text once, and what it has found wherever a group is named.
+                of(&|row| {
+                    let matches = if is_global { lengths.at(row) + 1 } else { 1 };
+                    lengths.at(row) * (1 + groups[row] + slashes[row]) + matches * added.at(row)
+                })
+            }
+            (Self::Exchanged, [list, _, to, ..]) => {
+                let (sizes, count, added) = (bytes(list)?, items(list)?, bytes(to)?);
+                of(&|row| sizes.at(row) + count.at(row) * added.at(row))
+            }
+            (Self::Joined, [list, between @ ..]) => {
+                let (sizes, count) = (bytes(list)?, items(list)?);
+                let between = between.iter().map(bytes).collect::<Result<Vec<_>>>()?;
+                // A number may have more digits than bytes.
+                let of_item = |row| 32 + between.iter().map(|each| each.at(row)).sum::<i128>();
+                of(&|row| sizes.at(row) * 2 + count.at(row) * of_item(row))
+            }
+            (Self::Formatted, [_, form, ..]) => {
+                // Two letters stand for a whole time.
+                let form = bytes(form)?.map(|length| length * 20 + 64);
+                of(&|row| form.at(row))
+            }
+            (Self::Times(times), _) => {
+                let sizes = bytes(first)?;
+                of(&|row| sizes.at(row) * i128::from(times))
+            }
+            (Self::PairsOfColumns, [_, ColumnarValue::Scalar(_)]) => Ok(vec![]),
+            (Self::Pairs | Self::PairsOfColumns, [one, other]) => {
+                let (one, other) = (bytes(one)?, bytes(other)?);
+                of(&|row| one.at(row) * other.at(row))
+            }
+            (Self::PairsOfItems, [one, other]) => {
+                let (one, other) = (items(one)?, items(other)?);
+                of(&|row| one.at(row) * other.at(row))
+            }
+            _ => Ok(vec![]),
+        }
     }
 }
 
-/// Integers; null ones are 0.
-fn numbers(array: &ArrayRef) -> Result<Vec<i128>> {
-    let numbers = cast(array, &DataType::Int64).map_err(DataFusionError::from)?;
-    Ok(numbers.as_primitive::<Int64Type>().iter().map(|number| number.unwrap_or(0).into()).collect())
+/// How often a text is found in another; between all letters where it is empty.
+fn occurrences(text: &ColumnarValue, of: &ColumnarValue, rows: usize) -> Result<Vec<i128>> {
+    let texts = |value| cast(&column(value)?, &DataType::LargeUtf8).map_err(DataFusionError::from);
+    let (text, of) = (texts(text)?, texts(of)?);
+    let (text, of) = (text.as_string::<i64>(), of.as_string::<i64>());
+    let at = |array: &LargeStringArray, row: usize| if array.len() == 1 { 0 } else { row };
+    let count = |row| {
+        let (in_text, in_of) = (at(text, row), at(of, row));
+        if text.is_null(in_text) || of.is_null(in_of) {
+            return 0;
+        }
+        text.value(in_text).matches(of.value(in_of)).count() as i128
+    };
+    Ok((0..rows).map(count).collect())
 }
 
-/// The lengths of texts in bytes.
-fn lengths(array: &ArrayRef) -> Result<Vec<i128>> {
-    let texts = cast(array, &DataType::LargeUtf8).map_err(DataFusionError::from)?;
-    Ok(texts.as_string::<i64>().iter().map(|text| text.map_or(0, str::len) as i128).collect())
+/// The steps of each row's series.
+fn steps(args: &[ColumnarValue], rows: usize) -> Result<Vec<i128>> {
+    let count = |(start, stop): (i128, i128), step: i128| match (stop - start).checked_div(step) {
+        Some(steps) => steps.max(-1) + 1,
+        None => 0,
+    };
+    match args {
+        [stop] => {
+            let stops = numbers(stop)?;
+            Ok((0..rows).map(|row| count((0, stops.at(row)), 1)).collect())
+        }
+        [start, stop, step @ ..] if start.data_type().is_integer() => {
+            let (starts, stops) = (numbers(start)?, numbers(stop)?);
+            let step = step.first().map(numbers).transpose()?;
+            let step = |row| step.as_ref().map_or(1, |step| step.at(row));
+            Ok((0..rows).map(|row| count((starts.at(row), stops.at(row)), step(row))).collect())
+        }
+        [start, stop, step, ..] => {
+            let (starts, stops, steps) = (nanoseconds(start)?, nanoseconds(stop)?, column(step)?);
+            let Some(steps) = steps.as_primitive_opt::<IntervalMonthDayNanoType>() else {
+                return Ok(vec![0; rows]);
+            };
+            let at = |length: usize, row: usize| if length == 1 { 0 } else { row };
+            let of_row = |row| {
+                let step = steps.value(at(steps.len(), row));
+                let ends = (starts[at(starts.len(), row)], stops[at(stops.len(), row)]);
+                let of_month = |days: i128| {
+                    let days = i128::from(step.months) * days + i128::from(step.days);
+                    days * 86_400_000_000_000 + i128::from(step.nanoseconds)
+                };
+                let (short, long) = (of_month(28), of_month(31));
+                match short.signum() * long.signum() {
+                    1 if short.abs() < long.abs() => count(ends, short),
+                    1 => count(ends, long),
+                    // It leads to where it began, or back and forth.
+                    _ if (step.months, step.days, step.nanoseconds) != (0, 0, 0) => i128::from(i64::MAX),
+                    _ => 0,
+                }
+            };
+            Ok((0..rows).map(of_row).collect())
+        }
+        _ => Ok(vec![0; rows]),
+    }
+}
+
+/// Times and dates as nanoseconds; null ones are 0.
+fn nanoseconds(value: &ColumnarValue) -> Result<Vec<i128>> {
+    let times = column(value)?;
+    let unit: i128 = match times.data_type() {
+        DataType::Date32 => 86_400_000_000_000,
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,
+        DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+        _ => 1,
+    };
+    let times = cast(&times, &DataType::Int64).map_err(DataFusionError::from)?;
+    Ok(times.as_primitive::<Int64Type>().iter().map(|time| i128::from(time.unwrap_or(0)) * unit).collect())
 }

@@ -11,7 +11,9 @@ mod encode;
 mod evm;
 mod field;
 mod function;
+mod joined;
 mod runs;
+mod sizes;
 mod sum;
 mod sum_u256;
 mod text;
@@ -21,6 +23,7 @@ mod wrapped;
 use std::sync::Arc;
 
 pub use attestation::RowsHash;
+pub(crate) use bounded::Bounds;
 use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 pub(crate) use field::Fields;
 use function::udf;
@@ -46,10 +49,10 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
     ]
 }
 
-/// Makes the functions known to the queries of a session.
-pub(crate) fn register(context: &SessionContext) {
+/// Makes the functions known to the queries of a session, within its bounds.
+pub(crate) fn register(context: &SessionContext, bounds: &Bounds) {
     functions().into_iter().for_each(|function| context.register_udf((*function).clone()));
-    bounded::register(context);
+    bounds.register(context);
     runs::register(context);
     context.register_udaf(sum::checked());
     context.register_udaf(sum_u256::sum_u256());

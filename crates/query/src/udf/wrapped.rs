@@ -18,6 +18,9 @@ use datafusion::{
 
 /// What is around the calls.
 pub(super) trait Around: Debug + Eq + Hash + Send + Sync + 'static {
+    /// Whether the engine may write calls in another way.
+    const IS_SIMPLIFIED: bool = true;
+
     /// Calls the function of the engine, or refuses to.
     fn call(&self, engine: &ScalarUDF, args: ScalarFunctionArgs) -> Result<ColumnarValue>;
 }
@@ -25,8 +28,13 @@ pub(super) trait Around: Debug + Eq + Hash + Send + Sync + 'static {
 /// Puts a function in the place of the engine's of that name.
 pub(super) fn wrap(context: &SessionContext, name: &str, around: impl Around) {
     if let Ok(engine) = context.udf(name) {
-        context.register_udf(ScalarUDF::new_from_impl(Wrapped { engine, around }));
+        context.register_udf(wrapped(engine, around));
     }
+}
+
+/// A function with something around it.
+pub(super) fn wrapped(engine: Arc<ScalarUDF>, around: impl Around) -> ScalarUDF {
+    ScalarUDF::new_from_impl(Wrapped { engine, around })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -38,6 +46,10 @@ struct Wrapped<A> {
 impl<A: Around> ScalarUDFImpl for Wrapped<A> {
     fn name(&self) -> &str {
         self.engine.name()
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        self.engine.schema_name(args)
     }
 
     fn aliases(&self) -> &[String] {
@@ -61,7 +73,11 @@ impl<A: Around> ScalarUDFImpl for Wrapped<A> {
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        self.engine.simplify(args, info)
+        if A::IS_SIMPLIFIED {
+            self.engine.simplify(args, info)
+        } else {
+            Ok(ExprSimplifyResult::Original(args))
+        }
     }
 
     fn preimage(&self, args: &[Expr], literal: &Expr, info: &SimplifyContext) -> Result<PreimageResult> {
