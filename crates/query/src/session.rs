@@ -241,6 +241,11 @@ impl Session {
         &self.snapshot
     }
 
+    /// Whether a session made now would see the same.
+    pub async fn is_of_now(&self) -> Result<bool, QueryError> {
+        Ok(self.metadata.snapshot().await? == self.snapshot)
+    }
+
     /// Plans one read-only statement.
     pub async fn plan(&self, sql: &str) -> Result<LogicalPlan, QueryError> {
         let statement = parsed(sql)?;

@@ -4,6 +4,7 @@
 //! accept when the program is told to end, and finish what they have begun.
 
 mod admin;
+mod ahead;
 mod auth;
 mod error;
 mod flight;

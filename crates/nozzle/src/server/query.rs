@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
+    ahead::{Ahead, Planned},
     error::{ApiError, ErrorCode},
     planning::Planning,
     stream::Resume,
@@ -51,7 +52,7 @@ impl From<String> for Statement {
 }
 
 impl Statement {
-    async fn plan(&self, session: &Session) -> Result<LogicalPlan, QueryError> {
+    pub(super) async fn plan(&self, session: &Session) -> Result<LogicalPlan, QueryError> {
         let plan = session.plan(&self.sql).await?;
         match &self.parameters {
             Some(row) => Session::bind(plan, row),
@@ -95,6 +96,7 @@ pub struct Queries {
     streams: StreamLimits,
     /// Of what is not run.
     planning: Planning,
+    ahead: Arc<Ahead>,
     /// The turns of queries at a time, in the order in which they came; absent without a limit.
     turns: Option<Arc<Semaphore>>,
     /// The answers that were begun and are not at their end.
@@ -111,6 +113,7 @@ impl Queries {
             limits,
             streams,
             planning: Planning::new(threads, limits.time),
+            ahead: Arc::default(),
             turns: limits.at_a_time.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
             begun: TaskTracker::new(),
         })
@@ -157,11 +160,12 @@ impl Queries {
 
     /// The columns of a query, without running it.
     pub async fn schema(&self, statement: Statement) -> Result<SchemaRef, ApiError> {
-        let engine = Arc::clone(&self.engine);
+        let (engine, ahead) = (Arc::clone(&self.engine), Arc::clone(&self.ahead));
         let planning = async move {
-            let session = engine.session().await?;
-            let plan = statement.plan(&session).await?;
-            session.answer_schema(&plan).await
+            let planned = Planned::of(&engine, &statement).await?;
+            let schema = Arc::clone(&planned.schema);
+            ahead.keep(statement, planned);
+            Ok(schema)
         };
         self.planning.run(planning).await
     }
@@ -169,7 +173,8 @@ impl Queries {
     /// Starts a query and waits for its first batch: most errors show by then, and can still be told
     /// as what they are.
     pub async fn start(&self, statement: Statement) -> Result<Running, ApiError> {
-        let (engine, turns) = (Arc::clone(&self.engine), self.turns.clone());
+        let (engine, ahead) = (Arc::clone(&self.engine), Arc::clone(&self.ahead));
+        let turns = self.turns.clone();
         let deadline = Deadline::of(self.limits.time);
         let (begun, columns) = oneshot::channel();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
@@ -179,7 +184,7 @@ impl Queries {
                 Some(turns) => turns.acquire_owned().await.ok(),
                 None => None,
             };
-            let (schema, mut rows) = begin(&engine, &statement).await?;
+            let (schema, mut rows) = begin(&engine, &ahead, &statement).await?;
             if begun.send(schema).is_err() {
                 return Ok(());
             }
@@ -254,12 +259,16 @@ impl Queries {
     }
 }
 
-async fn begin(engine: &Engine, statement: &Statement) -> Result<(SchemaRef, Rows), QueryError> {
-    let session = engine.session().await?;
-    let plan = statement.plan(&session).await?;
-    let schema = session.answer_schema(&plan).await?;
-    let rows = session.execute(plan).await?;
-    Ok((schema, rows))
+async fn begin(
+    engine: &Engine,
+    ahead: &Ahead,
+    statement: &Statement,
+) -> Result<(SchemaRef, Rows), QueryError> {
+    let Planned { session, plan, schema } = match ahead.take(statement).await? {
+        Some(planned) => planned,
+        None => Planned::of(engine, statement).await?,
+    };
+    Ok((schema, session.execute(plan).await?))
 }
 
 /// The batches of a query, and what makes them.
