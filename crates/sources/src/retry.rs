@@ -154,6 +154,9 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
     }
 }
 
+/// How often in a row a stream is begun from its place.
+const WITH_PLACE: u32 = 2;
+
 /// A stream that is begun anew behind the last block received.
 struct Resuming<S: ?Sized> {
     policy: RetryPolicy,
@@ -169,7 +172,8 @@ impl<S: BlockSource + ?Sized> Resuming<S> {
         loop {
             let left = self.remaining.range()?;
             let inner = &self.inner;
-            let behind = || self.remaining.place();
+            // A place helps, and no more: a source that cannot bear it may still do without.
+            let behind = || self.remaining.place().filter(|_| self.failures < WITH_PLACE);
             let stream = self.stream.get_or_insert_with(|| inner.blocks_behind(left, behind()));
             let error = match stream.next().await {
                 Some(Ok(rows)) => {
@@ -243,6 +247,15 @@ mod tests {
         assert_eq!(received, [range(10, 11), range(12, 14)]);
         let behind = source.behind.lock().expect("not poisoned").clone();
         assert_eq!(behind, [Some(place(9)), Some(place(9)), Some(place(11))]);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_does_not_help_is_left_out() {
+        let source = Scripted::new(&[Step::Unavailable, Step::Unavailable, Step::Blocks(5)]);
+        let (received, error) = collect_behind(&retry(&source), range(10, 14), Some(place(9))).await;
+        assert_eq!((received, error.is_none()), (vec![range(10, 14)], true));
+        let behind = source.behind.lock().expect("not poisoned").clone();
+        assert_eq!(behind, [Some(place(9)), Some(place(9)), None]);
     }
 
     #[tokio::test]

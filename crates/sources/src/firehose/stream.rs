@@ -172,12 +172,15 @@ impl Source {
         if let Some(blocks) = shared.follow.all_of(range) {
             return Self::Here(blocks.into());
         }
+        let cursor: String = behind.map(|place| place.cursor.into()).unwrap_or_default();
+        let is_final = shared.follow.final_num().is_some_and(|number| range.end() <= number);
         let request = Request {
             start_block_num: i64::try_from(range.start()).unwrap_or(i64::MAX),
-            cursor: behind.map(|place| place.cursor.into()).unwrap_or_default(),
+            // Of blocks that cannot be undone the endpoint need not tell when they are. Behind the cursor of a block
+            // that was not final, it may have to tell of that one.
+            final_blocks_only: is_final && cursor.is_empty(),
+            cursor,
             stop_block_num: range.end(),
-            // Of blocks that cannot be undone the endpoint need not tell when they are.
-            final_blocks_only: shared.follow.final_num().is_some_and(|number| range.end() <= number),
             transforms: vec![],
         };
         Self::Asked(Asked { request: Box::new(request), was_refused: None, is_new: true })
