@@ -71,16 +71,7 @@ impl DumpError {
 
     /// The error and its causes in one line, each said once.
     pub fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !text.contains(&said) {
-                text = format!("{text}: {said}");
-            }
-            cause = error.source();
-        }
-        text
+        nozzle_query::with_causes(self.to_string(), self)
     }
 
     /// A failure of the object store, with what was tried.

@@ -72,7 +72,7 @@ impl From<DataFusionError> for QueryError {
     fn from(error: DataFusionError) -> Self {
         // What is around it names the engine's own steps.
         let root = error.find_root();
-        let text = with_causes(root);
+        let text = with_causes(root.strip_backtrace(), root);
         match root {
             DataFusionError::SQL(error, _) => Self::Parse(match &**error {
                 ParserError::TokenizerError(said) | ParserError::ParserError(said) => said.clone(),
@@ -95,18 +95,12 @@ impl From<DataFusionError> for QueryError {
     }
 }
 
-/// What an error of the engine says, and its causes in others' libraries where it does not say the same.
-fn with_causes(error: &DataFusionError) -> String {
-    let mut text = error.strip_backtrace();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
+/// What an error says and its causes do, in one line, each said once. `said` is the error's own text.
+pub fn with_causes(said: String, error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source()).fold(said, |text, cause| {
+        let said = cause.to_string();
+        if text.contains(&said) { text } else { format!("{text}: {said}") }
+    })
 }
 
 /// Whether a missing object, or one that was collected, is somewhere in the chain of causes: readers wrap it

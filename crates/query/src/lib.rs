@@ -46,7 +46,7 @@ pub use calls::ContractCaller;
 pub use chain::Chain;
 pub use datafusion::{execution::SendableRecordBatchStream as Rows, logical_expr::LogicalPlan};
 pub use derive::{KnownTable, TableQuery};
-pub use error::QueryError;
+pub use error::{QueryError, with_causes};
 pub use gaps::Gaps;
 pub use incremental::Incremental;
 pub use session::{Engine, EngineConfig, Session, asks_for_stream};

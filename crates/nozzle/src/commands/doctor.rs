@@ -258,15 +258,7 @@ async fn upload_in_parts(store: &dyn MultipartStore, probe: &ObjectPath) -> obje
 }
 
 fn with_causes(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
+    let text = nozzle_query::with_causes(error.to_string(), error);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use nozzle_query::QueryError;
+use nozzle_query::{QueryError, with_causes};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -125,22 +125,8 @@ impl From<QueryError> for ApiError {
             _ if code == ErrorCode::ExecutionError => tracing::error!(%error, "a query failed"),
             _ => {}
         }
-        Self { code, message: with_causes(&error) }
+        Self { code, message: with_causes(error.to_string(), &error) }
     }
-}
-
-/// The whole chain of causes in one line, each said once.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// A message that goes into the trailers of gRPC, of which clients take some 8 KiB.
