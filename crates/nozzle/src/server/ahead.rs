@@ -43,7 +43,14 @@ impl Planned {
 
 /// The plans, the oldest first.
 #[derive(Default)]
-pub struct Ahead(Mutex<VecDeque<(Instant, Statement, Planned)>>);
+pub struct Ahead(Mutex<Plans>);
+
+type Plans = VecDeque<(Instant, Statement, Planned)>;
+
+fn drop_old(plans: &mut Plans) {
+    let too_old = plans.iter().take_while(|(at, ..)| at.elapsed() > AGE).count();
+    plans.drain(..too_old);
+}
 
 impl std::fmt::Debug for Ahead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,6 +65,7 @@ impl Ahead {
             return;
         }
         let Ok(mut plans) = self.0.lock() else { return };
+        drop_old(&mut plans);
         plans.push_back((Instant::now(), statement, planned));
         let too_many = plans.len().saturating_sub(MOST);
         plans.drain(..too_many);
@@ -74,8 +82,7 @@ impl Ahead {
 
     fn find(&self, statement: &Statement) -> Option<Planned> {
         let mut plans = self.0.lock().ok()?;
-        let too_old = plans.iter().take_while(|(at, ..)| at.elapsed() > AGE).count();
-        plans.drain(..too_old);
+        drop_old(&mut plans);
         let place = plans.iter().position(|(_, kept, _)| kept == statement)?;
         plans.remove(place).map(|(.., planned)| planned)
     }

@@ -2,11 +2,9 @@
 
 use std::{pin::pin, time::Duration};
 
-use axum::{
-    Router,
-    body::{Body, to_bytes},
-};
-use bytes::Bytes;
+use axum::{Router, body::Body};
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -20,15 +18,21 @@ use super::{
     incoming::{Connection, Incoming, PING_EVERY, PING_TIME},
 };
 
-/// How long a client may take for the head of a request, also where it keeps a connection for the next one. Proxies
-/// keep theirs for a minute, and must not find one ended that they are about to use.
-pub const HEAD_TIME: Duration = Duration::from_secs(75);
+/// How long a client may say nothing at all on a new connection.
+pub const SILENCE: Duration = Duration::from_secs(75);
+
+/// How long a client may take for the head of a request, also where it keeps a connection for the next one: some load
+/// balancers keep theirs for ten minutes, and must not find one ended that they are about to use.
+pub const HEAD_TIME: Duration = Duration::from_secs(630);
 
 /// How long the body of a request may be on its way.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The largest body that is taken.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// How much of one that is larger is read, and let go: a client that is cut off while it sends may never see the answer.
+const READ_BYTES: usize = 32 << 20;
 
 /// Answers until `stop`, then finishes what it has begun.
 pub async fn serve(
@@ -80,11 +84,30 @@ async fn body_within(body: Body, time: Duration) -> Result<Bytes, ApiError> {
         let message = format!("the body of the request was not there after {} s", time.as_secs_f64());
         ApiError::new(ErrorCode::RequestTimeout, message)
     };
-    let too_large = |_| {
+    let too_large = || {
         let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
         ApiError::new(ErrorCode::PayloadTooLarge, message)
     };
-    timeout(time, to_bytes(body, MAX_BODY_BYTES)).await.map_err(late)?.map_err(too_large)
+    let broken = |error| {
+        let message = format!("the body of the request cannot be read: {error}");
+        ApiError::new(ErrorCode::SqlParseError, message)
+    };
+    timeout(time, whole(body)).await.map_err(late)?.map_err(broken)?.ok_or_else(too_large)
+}
+
+/// All of a body; `None` of one that is too large.
+async fn whole(body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let (mut whole, mut read) = (BytesMut::new(), 0_usize);
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.try_next().await? {
+        read = read.saturating_add(chunk.len());
+        match read {
+            ..=MAX_BODY_BYTES => whole.extend_from_slice(&chunk),
+            ..=READ_BYTES => whole = BytesMut::new(),
+            _ => break,
+        }
+    }
+    Ok((read <= MAX_BODY_BYTES).then(|| whole.freeze()))
 }
 
 #[cfg(test)]
@@ -136,6 +159,14 @@ mod tests {
         assert!(whole.starts_with("HTTP/1.1 200 ") && whole.ends_with("\r\n\r\nabcd"), "{whole}");
         stop.cancel();
         assert!(timeout(PATIENCE, server).await.expect("it ends").expect("without a panic").is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_sends_too_much_sees_the_answer() {
+        let (address, _stop, _server) = started(PATIENCE).await;
+        let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8388608\r\n\r\n";
+        let refused = said(address, &format!("{head}{}", "x".repeat(8 << 20))).await;
+        assert!(refused.starts_with("HTTP/1.1 413 ") && refused.contains("PAYLOAD_TOO_LARGE"), "{refused}");
     }
 
     #[tokio::test]

@@ -45,9 +45,9 @@ const ALIVE_EVERY: Duration = Duration::from_secs(15);
 const ALIVE_TIMES: u32 = 4;
 
 /// How often a client of HTTP/2 is asked that, and how long its answer may take: before it stand the rows that are
-/// on their way on a slow line.
+/// on their way on a slow line, and many a client reads nothing while it works on what it has.
 pub const PING_EVERY: Duration = Duration::from_secs(60);
-pub const PING_TIME: Duration = Duration::from_secs(60);
+pub const PING_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// The least that any client begins with: the preface of HTTP/2 has so many bytes, and no request of HTTP/1.1 fewer.
 const FIRST_BYTES: usize = 24;

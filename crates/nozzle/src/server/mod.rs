@@ -110,7 +110,7 @@ impl Bound {
     /// Answers until `stop`, then ends when what was begun is finished.
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut servers = JoinSet::new();
-        let incoming = |listener| Incoming::new(listener, self.tls.clone(), http::HEAD_TIME);
+        let incoming = |listener| Incoming::new(listener, self.tls.clone(), http::SILENCE);
         if let Some(listener) = self.flight {
             let queries = Arc::clone(&self.queries);
             servers.spawn(flight::serve(incoming(listener), queries, self.gate.clone(), stop.clone()));
