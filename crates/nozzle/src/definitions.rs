@@ -91,6 +91,8 @@ impl Definition {
             && !package.contains("://")
             && let Ok(path) = std::path::absolute(folder.join(&*package))
         {
+            // One file is one path, by whichever way somebody has come to it.
+            let path = path.canonicalize().unwrap_or(path);
             *package = path.to_string_lossy().into_owned();
         }
         value
