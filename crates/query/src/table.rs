@@ -12,13 +12,19 @@ use datafusion::{
         TableType,
         listing::PartitionedFile,
         memory::DataSourceExec,
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource},
+        physical_plan::{
+            FileGroup, FileScanConfigBuilder, FileSource, ParquetFileReaderFactory, ParquetSource,
+        },
     },
     error::DataFusionError,
     execution::object_store::ObjectStoreUrl,
     logical_expr::{Expr, TableProviderFilterPushDown},
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
-    physical_plan::{ExecutionPlan, empty::EmptyExec, metrics::ExecutionPlanMetricsSet},
+    physical_plan::{
+        ExecutionPlan,
+        empty::EmptyExec,
+        metrics::{ExecutionPlanMetricsSet, MetricBuilder},
+    },
 };
 use nozzle_core::{
     BlockRange, DatasetKind, TableName,
@@ -235,9 +241,10 @@ impl TableProvider for SegmentTable {
         if !wanted.is_empty() {
             readers.prefetch().await?;
         }
-        let metrics = ExecutionPlanMetricsSet::new();
+        let looks = ExecutionPlanMetricsSet::new();
+        let listed = files.len();
         let files =
-            prune::keep(files, &wanted, |(_, file)| readers.create_reader(0, file.clone(), None, &metrics))
+            prune::keep(files, &wanted, |(_, file)| readers.create_reader(0, file.clone(), None, &looks))
                 .await?;
         if files.is_empty() {
             let schema = match projection {
@@ -254,6 +261,7 @@ impl TableProvider for SegmentTable {
         let source = ParquetSource::new(Arc::clone(&self.schema))
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::clone(&readers));
+        tell_looks(&looks, listed - files.len(), source.metrics());
         let range = range.unwrap_or_else(|| BlockRange::from(0));
         let parts = EqualitySourceParts { readers, range, sorted_by: BLOCK_NUM };
         let source = EqualitySource::new(Arc::new(source), parts);
@@ -267,6 +275,15 @@ impl TableProvider for SegmentTable {
             .with_limit(limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// Counts among what a scan has read what was read to choose its files, and the files that were left out by it.
+fn tell_looks(looks: &ExecutionPlanMetricsSet, left_out: usize, metrics: &ExecutionPlanMetricsSet) {
+    const READ: &str = "bytes_scanned";
+    if let Some(read) = looks.clone_inner().sum_by_name(READ) {
+        MetricBuilder::new(metrics).global_counter(READ).add(read.as_usize());
+        MetricBuilder::new(metrics).global_counter("files_without_the_hash").add(left_out);
     }
 }
 

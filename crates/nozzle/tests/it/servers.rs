@@ -420,10 +420,9 @@ fn a_look_up_reads_little_and_says_so() {
         assert_eq!(status, 200, "{body}");
         body.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
     };
-    let read = |sql: &str| {
-        let explained = rows(&format!("EXPLAIN ANALYZE {sql}"));
-        bytes_scanned(&explained.iter().map(Value::to_string).collect::<String>())
-    };
+    let explained =
+        |sql: &str| rows(&format!("EXPLAIN ANALYZE {sql}")).iter().map(Value::to_string).collect::<String>();
+    let read = |sql: &str| bytes_scanned(&explained(sql));
     for (table, column) in [("transactions", "tx_hash"), ("logs", "address"), ("logs", "topic0")] {
         // One that is in the third of the four files only, as most are not that have been seen before.
         let one = format!(
@@ -435,7 +434,10 @@ fn a_look_up_reads_little_and_says_so() {
         let all = read(&format!("SELECT * FROM eth.{table}"));
         let look_up = format!("SELECT * FROM eth.{table} WHERE {column} = '{value}'");
         assert_eq!(rows(&look_up).len() as u64, one["n"].as_u64().unwrap());
-        let found = read(&look_up);
+        let said = explained(&look_up);
+        // Those of a hash are chosen before the scan, by what is read for that.
+        assert!(column != "tx_hash" || said.contains("files_without_the_hash=3"), "{said}");
+        let found = bytes_scanned(&said);
         let nowhere = format!("0x{}", "ab".repeat(value.len() / 2 - 1));
         let none = read(&format!("SELECT * FROM eth.{table} WHERE {column} = '{nowhere}'"));
         println!("{column}: {found} of {all} bytes, {none} for what is nowhere");
