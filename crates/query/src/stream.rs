@@ -362,11 +362,10 @@ async fn below(
 }
 
 /// The first block behind the newest that was final when `lost` was the head, as far below it as the newest final
-/// one is below the head now. Blocks that became final later may be others than the client has had.
+/// one is below the head now, and no less than [`NEVER_DEEPER`]: finality may come in leaps, and then today's distance
+/// tells nothing of the one before. Blocks that became final later may be others than the client has had.
 fn behind_final(lost: BlockNum, head: BlockNum, finalized: BlockNum) -> BlockNum {
-    let lag = head.saturating_sub(finalized);
-    // Where what is final was lost, finality tells too little.
-    let reach = if lost > finalized { lag } else { lag.max(NEVER_DEEPER) };
+    let reach = head.saturating_sub(finalized).max(NEVER_DEEPER);
     // The first block of a chain is final from the beginning.
     lost.saturating_sub(reach).min(finalized).saturating_add(1)
 }
@@ -393,8 +392,10 @@ mod tests {
         let cases = [
             // Its block was the head: behind the newest final one.
             (200, 200, 136, 137),
-            (1_000, 1_000, 999, 1_000),
-            (1_000, 999, 999, 1_000),
+            // Finality was further below the head before it leapt, or may have been.
+            (1_000, 1_001, 996, 937),
+            (1_000, 1_000, 999, 937),
+            (1_000, 999, 999, 937),
             // Since then the chain has grown by 40: some that are final now were not.
             (160, 200, 136, 97),
             (130, 200, 136, 67),
