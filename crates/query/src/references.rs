@@ -59,8 +59,17 @@ impl Weight {
 #[derive(Debug, Default)]
 struct Level {
     weight: Weight,
-    /// The names of its queries of `WITH`, and what those come to that were looked at.
-    named: Vec<(String, Option<Weight>)>,
+    named: Vec<Named>,
+}
+
+/// A query of `WITH`.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    /// What it comes to, once it was looked at.
+    weight: Option<Weight>,
+    /// Whether it is counted where it is used: it is planned once, and then in the plan as often as that.
+    is_used: bool,
 }
 
 /// The queries that are open, the innermost last. Those of `WITH` come first of all that a query has, in their order.
@@ -73,19 +82,24 @@ impl Visitor for Weighed {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let named = query.with.iter().flat_map(|with| &with.cte_tables);
-        let named = named.map(|named| (named.alias.name.value.to_lowercase(), None)).collect();
-        self.within.push(Level { named, weight: Weight { tables: 0, parts: 1 } });
+        let named = named.map(|named| Named {
+            name: named.alias.name.value.to_lowercase(),
+            weight: None,
+            is_used: false,
+        });
+        self.within.push(Level { named: named.collect(), weight: Weight { tables: 0, parts: 1 } });
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-        if let Some(ended) = self.within.pop()
-            && let Some(level) = self.within.last_mut()
-        {
-            // It is looked at here even if nothing uses it.
-            level.weight.add(ended.weight);
-            if let Some((_, weight)) = level.named.iter_mut().find(|(_, weight)| weight.is_none()) {
-                *weight = Some(ended.weight);
+        if let Some(mut ended) = self.within.pop() {
+            let unused = ended.named.iter().filter(|named| !named.is_used);
+            unused.filter_map(|named| named.weight).for_each(|weight| ended.weight.add(weight));
+            if let Some(level) = self.within.last_mut() {
+                match level.named.iter_mut().find(|named| named.weight.is_none()) {
+                    Some(named) => named.weight = Some(ended.weight),
+                    None => level.weight.add(ended.weight),
+                }
             }
         }
         ControlFlow::Continue(())
@@ -97,11 +111,17 @@ impl Visitor for Weighed {
             _ => None,
         };
         // Names that differ in case only are taken for one, the heaviest.
-        let levels = self.within.iter().flat_map(|level| &level.named);
-        let meant =
-            levels.filter(|(known, _)| Some(known) == name.as_ref()).filter_map(|(_, weight)| *weight);
-        let weight = meant.max_by_key(|weight| (weight.tables, weight.parts));
-        let weight = weight.unwrap_or(Weight { tables: 1, parts: 1 });
+        let levels = self.within.iter_mut().flat_map(|level| &mut level.named);
+        let meant = levels
+            .filter(|named| Some(&named.name) == name.as_ref())
+            .filter_map(|named| named.weight.map(|weight| (weight, &mut named.is_used)));
+        let weight = match meant.max_by_key(|(weight, _)| (weight.tables, weight.parts)) {
+            Some((weight, is_used)) => {
+                *is_used = true;
+                weight
+            }
+            None => Weight { tables: 1, parts: 1 },
+        };
         if let Some(level) = self.within.last_mut() {
             level.weight.add(Weight { tables: weight.tables.max(1), ..weight });
         }
@@ -151,6 +171,12 @@ mod tests {
             let error = checked(&sql).expect_err("too much").to_string();
             assert!(error.contains("more than 2000 tables"), "{error}");
         }
+        assert!(checked(&format!("WITH a AS ({}) SELECT 1", doubled(40, "WITH"))).is_err(), "even unused");
+        // Long chains, each step of which joins others: it is in the plan once.
+        let joins = " JOIN t b ON a.x = b.x JOIN t c ON a.x = c.x JOIN t d ON a.x = d.x";
+        let chain = (1..=300).map(|at| format!(", q{at} AS (SELECT a.x FROM q{} a{joins})", at - 1));
+        let chain = format!("WITH q0 AS (SELECT x FROM t){} SELECT x FROM q300", chain.collect::<String>());
+        assert!(checked(&chain).is_ok());
         let wide = format!("WITH a AS (SELECT 1{} AS x)", "+1".repeat(2_000));
         let uses = |uses: usize| format!("{wide} SELECT 1{}", " + (SELECT x FROM a)".repeat(uses));
         assert!(checked(&uses(20)).is_ok());

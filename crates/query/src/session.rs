@@ -26,6 +26,7 @@ use datafusion::{
     },
     logical_expr::{Expr, LogicalPlan, ScalarUDF},
     optimizer::Analyzer,
+    physical_plan::execute_stream,
     prelude::{SessionConfig, SessionContext},
     sql::{
         parser::{DFParserBuilder, Statement},
@@ -169,7 +170,9 @@ impl Engine {
 /// What plans and runs queries, with all that is ours in it.
 pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
     let mut state = state.with_default_features();
-    let bounds = udf::Bounds::default();
+    let memory = state.runtime_env().as_ref().map(|runtime| Arc::clone(&runtime.memory_pool));
+    let bounds = udf::Bounds::new(memory);
+    state.config().get_or_insert_default().set_extension(Arc::new(bounds.clone()));
     state
         .expr_planners()
         .get_or_insert_default()
@@ -197,6 +200,24 @@ pub(crate) fn session_config() -> SessionConfig {
     options.execution.parquet.reorder_filters = true;
     options.execution.time_zone = Some("+00:00".into());
     config
+}
+
+/// Plans in all detail and runs.
+pub(crate) async fn run(
+    context: &SessionContext,
+    plan: LogicalPlan,
+) -> Result<SendableRecordBatchStream, DataFusionError> {
+    let bounds = context.copied_config().get_extension::<udf::Bounds>();
+    if let Some(bounds) = &bounds {
+        bounds.begin_planning();
+    }
+    let planned = context.execute_logical_plan(plan).await?;
+    let task = Arc::new(planned.task_ctx());
+    let plan = planned.create_physical_plan().await?;
+    if let Some(bounds) = &bounds {
+        bounds.begin_running()?;
+    }
+    execute_stream(plan, task)
 }
 
 /// One query's view: a snapshot and the tables in it.
@@ -303,8 +324,7 @@ impl Session {
         context: &SessionContext,
         plan: LogicalPlan,
     ) -> Result<SendableRecordBatchStream, QueryError> {
-        let started = async { context.execute_logical_plan(plan).await?.execute_stream().await };
-        started.await.map_err(|error: DataFusionError| {
+        run(context, plan).await.map_err(|error: DataFusionError| {
             // No row was read yet: what is computed here are the query's own constants. A store or a database
             // that fails is another thing.
             let is_own =

@@ -6,18 +6,20 @@ use std::{
     hash::{Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, LargeStringArray},
+    buffer::NullBuffer,
     compute::{cast, concat},
     datatypes::{DataType, Int64Type, IntervalMonthDayNanoType, TimeUnit},
 };
 use datafusion::{
     common::{ScalarValue, exec_err},
     error::{DataFusionError, Result},
+    execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation},
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF},
     prelude::SessionContext,
 };
@@ -33,8 +35,12 @@ mod tests;
 /// What one call for a batch of rows may make where a number says how much, in bytes.
 const MOST_MADE: i128 = 64 << 20;
 
-/// What it may make of what is there.
+/// What it may make of what is there, or step by step, without asking for memory.
 const MOST_GROWN: i128 = 256 << 20;
+
+/// What it may make of what is there where the query's memory has room for it: what a contract is called with can have
+/// a hundred kilobytes and more in each row. The offsets of the engine's texts end at twice as much.
+const MOST_HELD: i128 = 1 << 30;
 
 /// What all calls may make that are constants of the query: it keeps them to its end, and each step of its planning
 /// goes through them: slowly where it is not optimized, as in tests.
@@ -78,6 +84,8 @@ enum Makes {
     PairsOfColumns,
     /// The same with the items of lists.
     PairsOfItems,
+    /// The same, but where one of them is one for all rows it is looked up.
+    PairsOfItemColumns,
 }
 
 const FUNCTIONS: [(&str, Makes); 34] = [
@@ -114,17 +122,69 @@ const FUNCTIONS: [(&str, Makes); 34] = [
     ("ltrim", Makes::Pairs),
     ("rtrim", Makes::Pairs),
     ("array_has_all", Makes::PairsOfItems),
-    ("array_has_any", Makes::PairsOfItems),
+    ("array_has_any", Makes::PairsOfItemColumns),
 ];
 
 /// Functions with the limits of one query.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bounds {
+    query: Arc<OfQuery>,
+}
+
+/// What the functions of one query share.
+#[derive(Debug, Default)]
+struct OfQuery {
     /// What its constants have come to, in bytes.
-    constants: Arc<AtomicU64>,
+    constants: AtomicU64,
+    /// Whether it runs: what has one value then is no constant that the plan keeps, but the same for a batch of rows.
+    is_running: AtomicBool,
+    memory: Option<Arc<dyn MemoryPool>>,
+}
+
+impl OfQuery {
+    /// Takes note of a constant.
+    fn keep(&self, bytes: i128) -> Result<()> {
+        if self.is_running.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.constants.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.check_constants()
+    }
+
+    fn check_constants(&self) -> Result<()> {
+        if self.constants.load(Ordering::Relaxed) > MOST_CONSTANT {
+            return exec_err!("the constants of a query can have {MOST_CONSTANT} bytes together at most");
+        }
+        Ok(())
+    }
+
+    /// Takes what a call makes from the query's memory where it is much, until it has been made.
+    fn hold(&self, name: &str, bytes: i128) -> Result<Option<MemoryReservation>> {
+        let Some(memory) = self.memory.as_ref().filter(|_| bytes > MOST_GROWN) else { return Ok(None) };
+        let held = MemoryConsumer::new(format!("`{name}`")).register(memory);
+        held.try_grow(usize::try_from(bytes).unwrap_or(usize::MAX))?;
+        Ok(Some(held))
+    }
 }
 
 impl Bounds {
+    /// The bounds of a query that has some memory.
+    pub fn new(memory: Option<Arc<dyn MemoryPool>>) -> Self {
+        Self { query: Arc::new(OfQuery { memory, ..OfQuery::default() }) }
+    }
+
+    /// Constants are made from here on.
+    pub fn begin_planning(&self) {
+        self.query.is_running.store(false, Ordering::Relaxed);
+    }
+
+    /// They have been made; the query is refused if they are too much. The engine would go on where one of them fails,
+    /// and make it anew for each batch of rows.
+    pub fn begin_running(&self) -> Result<()> {
+        self.query.is_running.store(true, Ordering::Relaxed);
+        self.query.check_constants()
+    }
+
     /// Puts the bounded functions in the place of the engine's.
     pub(super) fn register(&self, context: &SessionContext) {
         FUNCTIONS.into_iter().for_each(|(name, makes)| wrap(context, name, self.around(makes)));
@@ -139,14 +199,14 @@ impl Bounds {
     }
 
     fn around(&self, makes: Makes) -> Bounded {
-        Bounded { makes, constants: Arc::clone(&self.constants) }
+        Bounded { makes, query: Arc::clone(&self.query) }
     }
 }
 
 #[derive(Debug)]
 struct Bounded {
     makes: Makes,
-    constants: Arc<AtomicU64>,
+    query: Arc<OfQuery>,
 }
 
 impl PartialEq for Bounded {
@@ -167,73 +227,87 @@ impl Around for Bounded {
     /// The engine would put functions of its own in the place of these.
     const IS_SIMPLIFIED: bool = false;
 
-    fn call(&self, engine: &ScalarUDF, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        let rows = self.makes.of_rows(&args, if is_constant { 1 } else { args.number_rows })?;
+    fn call(&self, engine: &ScalarUDF, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let is_scalar = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Scalar(_));
+        let is_constant = !args.args.is_empty() && args.args.iter().all(is_scalar);
+        if is_constant {
+            // Some functions would make it for each row; the engine takes one value as that of all.
+            args.number_rows = 1;
+        }
+        let rows = self.makes.of_rows(&args)?;
         let (total, most) = (rows.iter().sum::<i128>(), self.makes.most());
         if is_constant && total <= most && !self.makes.is_steps() {
-            let bytes = u64::try_from(total).unwrap_or(u64::MAX);
-            if self.constants.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > MOST_CONSTANT {
-                return exec_err!("the constants of a query can have {MOST_CONSTANT} bytes together at most");
-            }
+            self.query.keep(total)?;
         }
         if total <= most {
+            let made = if self.makes.is_steps() { 0 } else { total };
+            let _held = self.query.hold(engine.name(), made)?;
             return engine.invoke_with_args(args);
         }
         let largest = rows.iter().max().copied().unwrap_or(0);
         if self.makes.is_at_most() && largest <= most && !is_constant {
-            return in_parts(engine, &args, &rows, most);
+            return self.in_parts(engine, &args, &rows);
         }
         let what = if self.makes.is_steps() { "take {} steps" } else { "make {} bytes" };
         let what = what.replace("{}", &total.to_string());
-        exec_err!("`{}` would {what} at once, and {most} are the most", engine.name())
+        let advice = if is_constant { "" } else { ": ask for fewer rows, or for parts of large values" };
+        exec_err!("`{}` would {what} at once, and {most} are the most{advice}", engine.name())
     }
 }
 
-/// Calls a function for some rows after the others, as long as what it has made is no more than it may be.
-fn in_parts(
-    engine: &ScalarUDF,
-    args: &ScalarFunctionArgs,
-    rows: &[i128],
-    most: i128,
-) -> Result<ColumnarValue> {
-    let (mut parts, mut start, mut made): (Vec<ArrayRef>, _, _) = (vec![], 0, 0);
-    while start < rows.len() {
-        let mut sum = 0;
-        let fits = |row: &&i128| {
-            sum += **row;
-            sum <= most
-        };
-        let count = rows[start..].iter().take_while(fits).count().max(1);
-        let of_part = |arg: &ColumnarValue| match arg {
-            ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(start, count)),
-            constant => constant.clone(),
-        };
-        let part = args.args.iter().map(of_part).collect();
-        let part = ScalarFunctionArgs { args: part, number_rows: count, ..args.clone() };
-        let part = engine.invoke_with_args(part)?.into_array(count)?;
-        made += part.get_array_memory_size() as i128;
-        if made > most {
-            return exec_err!("`{}` would make more than {most} bytes at once", engine.name());
+impl Bounded {
+    /// Calls a function for some rows after the others, as long as what it has made is no more than it may be.
+    fn in_parts(
+        &self,
+        engine: &ScalarUDF,
+        args: &ScalarFunctionArgs,
+        rows: &[i128],
+    ) -> Result<ColumnarValue> {
+        let (mut parts, mut start, mut made): (Vec<ArrayRef>, _, _) = (vec![], 0, 0);
+        let mut held = None;
+        while start < rows.len() {
+            let mut sum = 0;
+            let fits = |row: &&i128| {
+                sum += **row;
+                sum <= self.makes.most()
+            };
+            let count = rows[start..].iter().take_while(fits).count().max(1);
+            let of_part = |arg: &ColumnarValue| match arg {
+                ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(start, count)),
+                constant => constant.clone(),
+            };
+            let part = args.args.iter().map(of_part).collect();
+            let part = ScalarFunctionArgs { args: part, number_rows: count, ..args.clone() };
+            let part = engine.invoke_with_args(part)?.into_array(count)?;
+            made += part.get_array_memory_size() as i128;
+            if made > MOST_HELD {
+                return exec_err!("`{}` would make more than {MOST_HELD} bytes at once", engine.name());
+            }
+            drop(held.take());
+            // The parts, and what they are put together to.
+            held = self.query.hold(engine.name(), made * 2)?;
+            parts.push(part);
+            start += count;
         }
-        parts.push(part);
-        start += count;
+        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+        Ok(ColumnarValue::Array(concat(&parts)?))
     }
-    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-    Ok(ColumnarValue::Array(concat(&parts)?))
 }
 
 impl Makes {
     fn most(self) -> i128 {
         match self {
-            Self::Repeated | Self::Padded | Self::Filled | Self::Resized | Self::Series => MOST_MADE,
+            Self::Repeated | Self::Padded | Self::Filled | Self::Resized => MOST_MADE,
             steps if steps.is_steps() => MOST_STEPS,
-            _ => MOST_GROWN,
+            // What takes long as well, and parts of what is counted as too much.
+            Self::Series => MOST_GROWN,
+            parts if parts.is_at_most() => MOST_GROWN,
+            _ => MOST_HELD,
         }
     }
 
     fn is_steps(self) -> bool {
-        matches!(self, Self::Pairs | Self::PairsOfColumns | Self::PairsOfItems)
+        matches!(self, Self::Pairs | Self::PairsOfColumns | Self::PairsOfItems | Self::PairsOfItemColumns)
     }
 
     /// Whether it may make much less than is counted here.
@@ -242,8 +316,8 @@ impl Makes {
     }
 
     /// How much a call makes of each row.
-    fn of_rows(self, args: &ScalarFunctionArgs, rows: usize) -> Result<Vec<i128>> {
-        let args = args.args.as_slice();
+    fn of_rows(self, args: &ScalarFunctionArgs) -> Result<Vec<i128>> {
+        let (args, rows) = (args.args.as_slice(), args.number_rows);
         let Some(first) = args.first() else { return Ok(vec![]) };
         let of = |count: &dyn Fn(usize) -> i128| Ok((0..rows).map(|row| count(row).max(0)).collect());
         match (self, args) {
@@ -267,8 +341,9 @@ impl Makes {
                 of(&|row| sizes.at(row) + count.at(row).max(0) * of_item(row))
             }
             (Self::Series, _) => {
-                let steps = steps(args, rows)?;
-                of(&|row| steps[row].saturating_mul(8))
+                let (steps, nulls) = (steps(args, rows)?, nulls(args)?);
+                // A series from nowhere, or to there, is none.
+                of(&|row| if is_null(&nulls, row) { 0 } else { steps[row].saturating_mul(8) })
             }
             (Self::Together | Self::Separated, _) => {
                 let sizes = args.iter().map(bytes).collect::<Result<Vec<_>>>()?;
@@ -318,7 +393,10 @@ impl Makes {
                 let (one, other) = (bytes(one)?, bytes(other)?);
                 of(&|row| one.at(row) * other.at(row))
             }
-            (Self::PairsOfItems, [one, other]) => {
+            (Self::PairsOfItemColumns, [ColumnarValue::Scalar(_), _] | [_, ColumnarValue::Scalar(_)]) => {
+                Ok(vec![])
+            }
+            (Self::PairsOfItems | Self::PairsOfItemColumns, [one, other]) => {
                 let (one, other) = (items(one)?, items(other)?);
                 of(&|row| one.at(row) * other.at(row))
             }
@@ -343,7 +421,18 @@ fn occurrences(text: &ColumnarValue, of: &ColumnarValue, rows: usize) -> Result<
     Ok((0..rows).map(count).collect())
 }
 
-/// The steps of each row's series.
+/// Where each argument is null.
+fn nulls(args: &[ColumnarValue]) -> Result<Vec<NullBuffer>> {
+    let nulls = |arg| Ok(column(arg)?.logical_nulls());
+    args.iter().filter_map(|arg| nulls(arg).transpose()).collect()
+}
+
+/// Whether any of them is null in a row.
+fn is_null(nulls: &[NullBuffer], row: usize) -> bool {
+    nulls.iter().any(|nulls| nulls.is_null(if nulls.len() == 1 { 0 } else { row }))
+}
+
+/// The steps of each row's series; a null argument is taken for any number.
 fn steps(args: &[ColumnarValue], rows: usize) -> Result<Vec<i128>> {
     let count = |(start, stop): (i128, i128), step: i128| match (stop - start).checked_div(step) {
         Some(steps) => steps.max(-1) + 1,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alloy_dyn_abi::DynSolValue;
 use alloy_primitives::{Address, I256, U256};
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
+    array::{Array, ArrayRef, AsArray, RecordBatch},
     datatypes::{
         DataType, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
         UInt32Type, UInt64Type,
@@ -14,13 +14,14 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use datafusion::{execution::SessionStateBuilder, prelude::SessionContext};
+use futures::TryStreamExt;
 use proptest::prelude::*;
 
 use super::{
     abi::{Named, Type},
     decode, encode,
 };
-use crate::session::context;
+use crate::session::{context, run};
 
 fn session() -> SessionContext {
     context(SessionStateBuilder::new())
@@ -29,7 +30,9 @@ fn session() -> SessionContext {
 /// The only value of a query's answer, as text; an error's text behind `error: `.
 pub(super) async fn answer(sql: &str) -> String {
     let run = async {
-        let batches = session().sql(sql).await?.collect().await?;
+        let context = session();
+        let plan = context.sql(sql).await?.into_unoptimized_plan();
+        let batches: Vec<RecordBatch> = run(&context, plan).await?.try_collect().await?;
         let column = batches[0].column(0);
         let options = FormatOptions::default().with_null("null");
         Ok::<_, datafusion::error::DataFusionError>(

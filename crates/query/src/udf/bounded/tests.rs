@@ -1,4 +1,4 @@
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{SessionStateBuilder, runtime_env::RuntimeEnvBuilder};
 
 use crate::{session::context, udf::tests::answer};
 
@@ -41,7 +41,7 @@ async fn what_grows_without_end_is_refused_before_it_is_made() {
         (format!("regexp_replace({mega}, 'a+', repeat('$0', 1000))"), "`regexp_replace` would make"),
         (format!("concat({})", texts(12)), "constants of a query"),
         (format!("concat({}, {mega})", ["x"; 300].join(", ")), "`concat` would make"),
-        (format!("concat_ws({mega}, {})", ["'x'"; 300].join(", ")), "`concat_ws` would make"),
+        (format!("concat_ws({mega}, {})", ["'x'"; 300].join(", ")), "constants of a query"),
         (format!("array_to_string(array_repeat('x', 100000), {mega})"), "`array_to_string` would make"),
         (format!("cardinality([{}])", texts(12)), "constants of a query"),
         (
@@ -52,20 +52,26 @@ async fn what_grows_without_end_is_refused_before_it_is_made() {
         (columns.join(", "), "constants of a query"),
         (format!("levenshtein({large}, {large})"), "take 1000000000000 steps"),
         (format!("btrim({large}, concat('ab', {large}))"), "`btrim` would take"),
-        ("array_has_any(range(0, 100000), range(100000, 200000))".into(), "take 10000000000 steps"),
+        (
+            "array_has_any(range(0, value), range(value, 200000)) FROM generate_series(100000, 100000)"
+                .into(),
+            "take 10000000000 steps",
+        ),
         ("[range(0, 100000)] @> [range(0, 100000)]".into(), "take 10000000000 steps"),
     ];
     for (expression, words) in cases {
         // A column, and no constant.
-        let from =
-            if expression.contains("(x,") { format!(" FROM (SELECT {large} AS x)") } else { String::new() };
+        let from = match expression.contains("(x,") {
+            true => " FROM (SELECT repeat('x', value) AS x FROM generate_series(4000000, 4000000))",
+            false => "",
+        };
         let found = answer(&format!("SELECT {expression}{from}")).await;
         assert!(found.starts_with("error: ") && found.contains(words), "{expression:.80}: {found:.200}");
     }
     for (of, twice) in [
         (mega, "x || x"),
         (mega, "concat(x, x)"),
-        (mega, "encode(x, 'hex')"),
+        ("repeat('a', 3000000)", "encode(x, 'hex')"),
         ("X'00'", "CAST(evm_decode_hex(x) AS bytea)"),
         ("make_array(1)", "array_concat(x, x)"),
         ("make_array(1)", "x || x"),
@@ -116,4 +122,57 @@ async fn what_is_small_is_what_the_engine_makes() {
     let context = context(SessionStateBuilder::new());
     let plan = context.sql("SELECT a || 'b' || c FROM (VALUES ('a', 1)) AS t(a, c)").await.expect("a plan");
     assert_eq!(plan.schema().field(0).name(), "t.a || Utf8(\"b\") || t.c");
+}
+
+#[tokio::test]
+async fn a_series_with_a_null_is_none() {
+    for (select, expected) in [
+        (
+            "count(n) FROM (SELECT unnest(generate_series(lag(b) OVER (ORDER BY b) + 1, b - 1)) AS n \
+             FROM (VALUES (20000000000), (20000000003)) AS t(b))",
+            "2",
+        ),
+        (
+            "sum(cardinality(generate_series(a, TIMESTAMP '2020-01-01', INTERVAL '1 second'))) \
+             FROM (VALUES (CAST(NULL AS TIMESTAMP)), (TIMESTAMP '2020-01-01')) AS t(a)",
+            "1",
+        ),
+        ("range(NULL, 9000000000)", "null"),
+        // A long one is made, too.
+        ("cardinality(generate_series(1, value)) FROM generate_series(9000000, 9000000)", "9000000"),
+    ] {
+        assert_eq!(answer(&format!("SELECT {select}")).await, expected, "{select}");
+    }
+}
+
+#[tokio::test]
+async fn one_value_for_all_rows_is_made_once_a_batch_and_is_no_constant() {
+    let all = "FROM generate_series(1, 500000)";
+    let once = "(SELECT max(repeat(chr(CAST(value AS INT)), 300000)) FROM generate_series(65, 66))";
+    for (value, bytes) in [
+        (format!("concat({once}, 'y')"), 300_001_u64),
+        (format!("{once} || 'y'"), 300_001),
+        (format!("evm_decode_hex(CAST({once} AS bytea))"), 600_002),
+    ] {
+        let found = answer(&format!("SELECT sum(octet_length({value})) {all}")).await;
+        assert_eq!(found, (bytes * 500_000).to_string(), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_for_all_rows_is_looked_up() {
+    let found = answer(
+        "SELECT array_has_any(range(0, value), range(70000, 170000)) FROM generate_series(60000, 60000)",
+    );
+    assert_eq!(found.await, "false");
+}
+
+#[tokio::test]
+async fn much_is_made_of_large_values_where_there_is_memory_for_it() {
+    let sql = "SELECT sum(octet_length(concat(value, repeat('x', 100000)))) FROM generate_series(1, 3000)";
+    assert_eq!(answer(sql).await, "300010893");
+    let runtime = RuntimeEnvBuilder::new().with_memory_limit(100 << 20, 1.0).build_arc().expect("a runtime");
+    let context = context(SessionStateBuilder::new().with_runtime_env(runtime));
+    let error = context.sql(sql).await.expect("a plan").collect().await.expect_err("too much").to_string();
+    assert!(error.contains("`concat`") && error.contains("allocate"), "{error}");
 }
