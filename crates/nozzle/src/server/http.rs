@@ -101,10 +101,13 @@ async fn whole(body: Body) -> Result<Option<Bytes>, axum::Error> {
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.try_next().await? {
         read = read.saturating_add(chunk.len());
-        match read {
-            ..=MAX_BODY_BYTES => whole.extend_from_slice(&chunk),
-            ..=READ_BYTES => whole = BytesMut::new(),
-            _ => break,
+        if read > READ_BYTES {
+            break;
+        }
+        if read > MAX_BODY_BYTES {
+            whole = BytesMut::new();
+        } else {
+            whole.extend_from_slice(&chunk);
         }
     }
     Ok((read <= MAX_BODY_BYTES).then(|| whole.freeze()))
