@@ -152,7 +152,15 @@ impl<S: BlockSource + ?Sized> OnNetwork<S> {
 
     /// The source, if it is one of the network.
     pub async fn checked(&self) -> Result<&S, SourceError> {
-        self.is_checked.get_or_try_init(|| async { self.told().await.map(drop) }).await?;
+        let check = || async {
+            let chain = self.told().await?;
+            if let Some(calls) = chain.and_then(|chain| named_otherwise(&self.network, &chain)) {
+                let provider = self.provider.as_str();
+                tracing::warn!(provider, "{calls}");
+            }
+            Ok(())
+        };
+        self.is_checked.get_or_try_init(check).await?;
         Ok(&self.source)
     }
 
@@ -201,6 +209,16 @@ impl BlockSource for OnNetwork<dyn BlockSource> {
         let blocks = async move { Ok(own.checked().await?.blocks_behind(range, behind)) };
         stream::once(blocks).try_flatten().boxed()
     }
+}
+
+/// What to look at where an endpoint has a name for its chain that can be compared with nothing.
+pub fn named_otherwise(network: &Network, found: &Chain) -> Option<String> {
+    let Chain::Named(names) = found else { return None };
+    let is_other = !names.is_empty() && names.iter().all(|name| name != network.as_str());
+    is_other.then(|| {
+        let names = names.join("`, `");
+        format!("it calls its chain `{names}`, a name that cannot be compared: see that it is `{network}`")
+    })
 }
 
 /// What is wrong with a chain, where the network is known to be another.

@@ -173,6 +173,19 @@ async fn an_endpoint_of_another_chain_and_a_stranger_are_refused() {
     assert!(said.stderr.contains("check its `token`") && !said.stderr.contains("wro-ng"), "{}", said.stderr);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_a_name_that_says_nothing_is_told() {
+    let server = FirehoseServer::start(made(0, 5, 0), Options { chain_name: "foo".into(), ..options(3) })
+        .await
+        .unwrap();
+    let place = place(&server);
+    let words = "it calls its chain `foo`, a name that cannot be compared: see that it is `chain-1337`";
+    let said = place.ok(&["dump", "--dataset", "fh", "-j", "2"]).stderr;
+    assert_eq!(said.matches(words).count(), 1, "{said}");
+    let said = place.ok(&["doctor"]).stdout;
+    assert!(said.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{said}");
+}
+
 #[test]
 fn a_manifest_of_the_kind_is_generated() {
     let place = Place::empty();

@@ -98,7 +98,8 @@ async fn a_lost_database_is_rebuilt_from_the_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_that_was_being_built_goes_on_being_built() {
-    let node = synthetic(Recording::synthetic(400, 2, 1, 3), 20);
+    // So late that it is not at its end before it is killed.
+    let node = synthetic(Recording::synthetic(400, 2, 1, 3), 60);
     let place = Place::configured(Db::Sqlite, "writer = { segment_flush_interval_secs = 0.05 }");
     place.define("eth", "chain-1337", node.url());
     place.ok(&["dump", "--dataset", "eth", "-e", "100"]);

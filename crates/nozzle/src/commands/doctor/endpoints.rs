@@ -17,7 +17,7 @@ use crate::{
     kinds::{self, Unread},
     networks, providers,
     report::one_line,
-    sources::OnNetwork,
+    sources::{OnNetwork, named_otherwise},
 };
 
 /// For how long an endpoint may think: somebody waits for the answer.
@@ -126,6 +126,7 @@ async fn ask(source: &OnNetwork<dyn BlockSource>, provider: &Provider, examined:
 
 fn tell_chain(chain: Option<Chain>, provider: &Provider, examined: &mut Examined) {
     let network = &provider.network;
+    examined.notes.extend(chain.as_ref().and_then(|chain| named_otherwise(network, chain)));
     match chain {
         Some(Chain::Id(id)) => examined.works.push(format!("chain id {id} (`{}`)", networks::network_of(id))),
         Some(Chain::Named(names)) => examined.works.push(format!("chain `{}`", names.join("`, `"))),
