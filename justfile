@@ -43,7 +43,7 @@ deny:
 crash runs="25":
     NOZZLE_CRASH_RUNS={{runs}} scripts/test --no-capture crash
 
-# the long fault test: so many schedules of providers of each kind that cannot be trusted; each test prints its seed, which NOZZLE_FAULT_SEED sets
+# the long fault test: so many schedules of providers of each kind that cannot be trusted; each test prints its seed, which NOZZLE_SEED sets
 faults schedules="1000":
     NOZZLE_FAULT_SCHEDULES={{schedules}} scripts/test --profile long --no-capture \
         faults:: whatever_nodes_do schedules_of_faults

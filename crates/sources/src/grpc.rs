@@ -59,7 +59,7 @@ pub struct GrpcConfig {
 }
 
 impl GrpcConfig {
-    /// The defaults: no secrets, 60 seconds, messages of up to 1 GiB, 16 streams, 30 seconds of patience.
+    /// The defaults: no secrets, 60 seconds, messages of up to 1 GiB, 16 streams, 60 seconds of patience.
     pub fn new(provider: &str, url: &str) -> Self {
         Self {
             provider: provider.to_owned(),
@@ -69,7 +69,7 @@ impl GrpcConfig {
             timeout: Duration::from_secs(60),
             max_message_bytes: 1 << 30,
             concurrent_request_limit: 16,
-            pushback_patience: Duration::from_secs(30),
+            pushback_patience: Duration::from_secs(60),
             throttle: None,
         }
     }

@@ -63,6 +63,9 @@ struct Limits {
     interval: Option<Duration>,
     /// When all calls that were let through are paid for.
     paid_until: Option<Instant>,
+    /// When somebody last gave up. Answers to others do not end it: one question that is always pushed back
+    /// would hold up a dump for as many patiences as there are attempts.
+    gave_up: Option<Instant>,
 }
 
 impl Limits {
@@ -82,6 +85,7 @@ impl Limits {
             paused_until: None,
             interval,
             paid_until: None,
+            gave_up: None,
         }
     }
 
@@ -128,13 +132,36 @@ impl Limits {
             self.last_cut = Some(now);
             self.cuts += 1;
         }
-        let own = || {
-            FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.cuts.saturating_sub(1))).min(MAX_OWN_PAUSE)
-        };
+        let own = || self.own_pause(now);
         // A time that is over, as of a clock that is behind, is no leave to ask at once.
         let end = now + rest.map_or_else(own, |rest| rest.max(own())).min(MAX_PAUSE);
         self.paused_until = self.paused_until.max(Some(end));
         is_news
+    }
+
+    /// The rest where the provider does not say for how long. What is asked in vain only waits for its few
+    /// attempts to be over: long rests of each of them would add up for all that is asked beside it.
+    fn own_pause(&self, now: Instant) -> Duration {
+        if self.is_impatient(now) {
+            return FIRST_PAUSE;
+        }
+        FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.cuts.saturating_sub(1))).min(MAX_OWN_PAUSE)
+    }
+
+    fn is_impatient(&self, now: Instant) -> bool {
+        self.gave_up.is_some_and(|at| now < at + IMPATIENCE)
+    }
+
+    /// Whether to ask again what has only been pushed back since then.
+    fn has_patience(&mut self, since: Instant, now: Instant) -> bool {
+        if self.is_impatient(now) {
+            return false;
+        }
+        let is_patient = now < since + self.options.patience;
+        if !is_patient {
+            self.gave_up = Some(now);
+        }
+        is_patient
     }
 
     /// The end of the rest, where there is one.
@@ -158,10 +185,6 @@ pub(crate) struct Limiter {
     turns: Arc<Semaphore>,
     /// Turns that are taken back as soon as they are free.
     owed: Mutex<usize>,
-    patience: Duration,
-    /// When somebody last gave up. Answers to others do not end it: one question that is always pushed back
-    /// would hold up a dump for as many patiences as there are attempts.
-    gave_up: Mutex<Option<Instant>>,
     has_said: AtomicBool,
 }
 
@@ -197,8 +220,6 @@ impl Limiter {
             turns: Arc::new(Semaphore::new(limits.allowed)),
             limits: Mutex::new(limits),
             owed: Mutex::new(0),
-            patience: options.patience,
-            gave_up: Mutex::new(None),
             has_said: AtomicBool::new(false),
         })
     }
@@ -252,16 +273,7 @@ impl Limiter {
 
     /// Whether to ask again what has only been pushed back since then.
     pub fn has_patience(&self, since: Instant) -> bool {
-        let now = Instant::now();
-        let mut gave_up = locked(&self.gave_up);
-        if gave_up.is_some_and(|at| now < at + IMPATIENCE) {
-            return false;
-        }
-        let is_patient = now < since + self.patience;
-        if !is_patient {
-            *gave_up = Some(now);
-        }
-        is_patient
+        locked(&self.limits).has_patience(since, Instant::now())
     }
 
     /// So many processes share the provider's limits from now on, evenly.
@@ -414,6 +426,24 @@ mod tests {
         limits.pushed_back(at(120_000), None, at(120_000));
         assert_eq!(limits.pause(at(120_000)), Some(at(120_250)));
         assert_eq!(limits.pause(at(120_250)), None);
+    }
+
+    #[test]
+    fn what_is_asked_in_vain_does_not_make_the_rests_longer() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut limits = Limits::new(&LimitOptions { patience: Duration::from_secs(60), ..options(8) });
+        let mut rest = |secs, said| {
+            limits.pushed_back(at(secs), said, at(secs));
+            let is_patient = limits.has_patience(start, at(secs));
+            (is_patient, limits.pause(at(secs)).map_or(0, |end| (end - at(secs)).as_millis()))
+        };
+        let first = [0, 5, 10, 15, 20, 59].map(|secs| rest(secs, None));
+        assert_eq!(first, [250, 500, 1000, 2000, 4000, 8000].map(|rest| (true, rest)));
+        assert_eq!(rest(60, None), (false, 8000));
+        assert_eq!(rest(70, None), (false, 250));
+        assert_eq!(rest(80, Some(Duration::from_secs(5))), (false, 5000));
+        assert_eq!(rest(121, None), (false, 8000));
     }
 
     #[test]

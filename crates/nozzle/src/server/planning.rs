@@ -30,17 +30,21 @@ impl Planning {
         Self { threads, turns: Arc::new(Semaphore::new(at_a_time)), time }
     }
 
-    /// Does it when its turn has come. One that is given up keeps its turn for as long as it keeps its thread.
+    /// Does it when its turn has come. One that is given up leaves the queue, or keeps its turn for as long as it
+    /// keeps its thread.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let turns = Arc::clone(&self.turns);
-        let planning = threads::spawn(self.threads, async move {
+        let planning = async {
             // It is never closed.
-            let _turn = turns.acquire().await.ok();
-            work.await
-        });
+            let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+            let work = async move {
+                let _turn = turn;
+                work.await
+            };
+            threads::spawn(self.threads, work).await
+        };
         Ok(Deadline::of(self.time).keep(planning).await?.map_err(defect)??)
     }
 }

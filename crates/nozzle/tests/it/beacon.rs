@@ -165,8 +165,7 @@ fn next_chain(chain: &BeaconChain, rng: &mut Rng, fork: u8) -> BeaconChain {
 /// Faults, reorgs and kills as a seed has them, of two nodes; at the end all is as they have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_nodes_do_the_rows_are_those_of_their_chain() {
-    let (seed, count) = (faults::seed(), faults::schedules(4));
-    println!("NOZZLE_FAULT_SEED={seed} NOZZLE_FAULT_SCHEDULES={count}");
+    let (seed, count) = faults::schedules(4);
     let on_thread = |index| tokio::task::spawn_blocking(move || a_faulty_day(seed, index));
     let days = stream::iter(0..count).map(on_thread).buffer_unordered(faults::AT_A_TIME);
     days.for_each(|ended| async { ended.unwrap() }).await;

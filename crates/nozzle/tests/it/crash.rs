@@ -6,7 +6,7 @@ use futures::{StreamExt, stream};
 use nozzle_core::{BlockRange, chain};
 use nozzle_testkit::{replay::Recording, rng::Rng};
 
-use crate::harness::{Db, Place, Stored, synthetic, until};
+use crate::harness::{Db, Place, Stored, asked, seed, synthetic, until};
 
 const BLOCKS: u64 = 1_500;
 
@@ -16,20 +16,8 @@ const FLUSH: &str = "writer = { segment_flush_interval_secs = 0.15 }";
 /// Three in each block but the first.
 const TRANSACTIONS: u64 = (BLOCKS - 1) * 3;
 
-/// Kills per database: 6, or what `NOZZLE_CRASH_RUNS` says.
-fn runs() -> u64 {
-    std::env::var("NOZZLE_CRASH_RUNS").map_or(6, |runs| runs.parse().expect("NOZZLE_CRASH_RUNS is a number"))
-}
-
-/// The seed of the moments: random, or what `NOZZLE_CRASH_SEED` says. Printed either way.
-fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let random = || now.expect("the clock is after 1970").as_nanos() as u64;
-    let seed =
-        std::env::var("NOZZLE_CRASH_SEED").map_or_else(|_| random(), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
-    seed
-}
+/// By which more kills per database are asked for than six.
+const RUNS: &str = "NOZZLE_CRASH_RUNS";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_dump_is_made_whole_by_the_same_command_on_sqlite() {
@@ -42,12 +30,12 @@ async fn a_killed_dump_is_made_whole_by_the_same_command_on_postgres() {
 }
 
 async fn kill_and_repeat(db: Db) {
-    let seed = seed();
+    let seed = seed(RUNS);
     // The delay makes the dump long enough for a moment in it to be met.
     let node = synthetic(Recording::synthetic(BLOCKS, 3, 2, 11), 30);
     let after_first_commit = undisturbed(db, node.url()).await;
     // A killed writer's lease is waited out, so that several runs at once cost little more than one.
-    let runs = stream::iter(0..runs())
+    let runs = stream::iter(0..asked(RUNS, 6))
         .map(|run| kill_and_repeat_once(db, node.url(), run, Rng::nth(seed, run), after_first_commit));
     runs.buffer_unordered(3).collect::<Vec<()>>().await;
 }

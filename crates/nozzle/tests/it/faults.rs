@@ -2,7 +2,7 @@
 //! with an error that says who has failed, at which block, and how.
 //!
 //! A schedule of faults follows from a seed. 40 are tried, or as many as `NOZZLE_FAULT_SCHEDULES`
-//! says; `NOZZLE_FAULT_SEED` plays those of another run again.
+//! says; `NOZZLE_SEED` plays those of another run again.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
@@ -15,7 +15,7 @@ use nozzle_testkit::{
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::harness::{Db, PATIENCE, Place, Said, python};
+use crate::harness::{Db, PATIENCE, Place, Said, asked, python, seed};
 
 const BLOCKS: u64 = 500;
 const MOST_TRANSACTIONS: u64 = 4;
@@ -80,16 +80,10 @@ struct Ended {
     _place: Place,
 }
 
-/// So many schedules as `NOZZLE_FAULT_SCHEDULES` says, where it does.
-pub fn schedules(or: u64) -> u64 {
-    std::env::var("NOZZLE_FAULT_SCHEDULES").map_or(or, |count| count.parse().expect("a number"))
-}
-
-/// The seed of the schedules: random, or what `NOZZLE_FAULT_SEED` says.
-pub fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let random = || now.expect("the clock is after 1970").as_nanos() as u64;
-    std::env::var("NOZZLE_FAULT_SEED").map_or_else(|_| random(), |seed| seed.parse().expect("a number"))
+/// The seed of the schedules and how many there are.
+pub fn schedules(usual: u64) -> (u64, u64) {
+    const LENGTH: &str = "NOZZLE_FAULT_SCHEDULES";
+    (seed(LENGTH), asked(LENGTH, usual))
 }
 
 impl Day {
@@ -200,8 +194,7 @@ fn lasting(turn: u64) -> BTreeMap<Fault, f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_provider_answers_the_rows_are_right_or_an_error_says_what_failed() {
-    let (seed, count) = (seed(), schedules(40));
-    println!("NOZZLE_FAULT_SEED={seed} NOZZLE_FAULT_SCHEDULES={count}");
+    let (seed, count) = schedules(40);
     let serve = |seed| {
         let recording = Recording::small_mainnet_like(BLOCKS, MOST_TRANSACTIONS, seed).preload().unwrap();
         let server = ReplayServer::start(recording, ReplayOptions::default()).unwrap();

@@ -199,8 +199,7 @@ fn a_manifest_of_the_kind_is_generated() {
 /// makes of it, it is the chain, or an error that names the endpoint; and the chain it is once the endpoint is calm.
 #[tokio::test(flavor = "multi_thread")]
 async fn schedules_of_faults_forks_and_kills_end_on_the_chain() {
-    let (seed, count) = (faults::seed(), faults::schedules(4));
-    println!("NOZZLE_FAULT_SEED={seed} NOZZLE_FAULT_SCHEDULES={count}");
+    let (seed, count) = faults::schedules(4);
     // Each on a thread of its own: most of the time it waits for the program.
     let on_thread = |index| {
         tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(day(seed, index)))

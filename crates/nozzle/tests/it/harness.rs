@@ -371,6 +371,21 @@ impl Stored {
     }
 }
 
+/// A number that a longer run is asked for by.
+pub fn asked(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
+}
+
+/// The seed of what is random, printed: what `NOZZLE_SEED` says. Without it every usual run is the same, so that
+/// one that fails fails because of what has changed; one whose `length` is asked for has another each time.
+pub fn seed(length: &str) -> u64 {
+    let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let default = if std::env::var_os(length).is_some() { now() } else { 20_261_128 };
+    let seed = asked("NOZZLE_SEED", default);
+    println!("NOZZLE_SEED={seed}");
+    seed
+}
+
 /// The Python of the tests, with DuckDB, Polars and pyarrow.
 pub fn python_program() -> PathBuf {
     std::env::var_os("NOZZLE_TEST_PYTHON").map(PathBuf::from).unwrap_or_else(|| {

@@ -20,7 +20,7 @@ use nozzle_testkit::{
 use crate::{
     compaction::{files_below, live_files},
     concurrency::{QUESTIONS, assert_line_is_undoubled, assert_line_is_whole},
-    harness::{Db, Place, Running, until},
+    harness::{Db, Place, Running, asked, seed, until},
     reorgs::assert_equals_node,
     servers::Server,
 };
@@ -234,10 +234,9 @@ impl Soak {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn soak_of_random_steps_never_shows_a_broken_chain_and_leaves_nothing() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seed = number("NOZZLE_SEED").unwrap_or(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
-    let steps = number("NOZZLE_SOAK_STEPS").unwrap_or(200);
-    println!("seed {seed}, {steps} steps");
+    const LENGTH: &str = "NOZZLE_SOAK_STEPS";
+    let (seed, steps) = (seed(LENGTH), asked(LENGTH, 200));
+    println!("{steps} steps");
     let started = Instant::now();
     let mut soak = Soak::start(seed).await;
     let mut done = 0;

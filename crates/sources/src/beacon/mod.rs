@@ -73,7 +73,7 @@ pub struct BeaconConfig {
 }
 
 impl BeaconConfig {
-    /// The defaults: 64 requests at a time, 30 seconds each, no token, 30 seconds of patience.
+    /// The defaults: 64 requests at a time, 30 seconds each, no token, 60 seconds of patience.
     pub fn new(provider: &str, url: Url) -> Self {
         Self {
             provider: provider.to_owned(),
@@ -81,7 +81,7 @@ impl BeaconConfig {
             concurrent_request_limit: 64,
             rate_limit_per_minute: 0,
             throttle: None,
-            pushback_patience: Duration::from_secs(30),
+            pushback_patience: Duration::from_secs(60),
             timeout: Duration::from_secs(30),
             auth_token: None,
         }

@@ -67,7 +67,7 @@ pub struct EvmRpcConfig {
 
 impl EvmRpcConfig {
     /// The defaults: 64 requests at a time, 30 seconds each, no batches, no token,
-    /// 30 seconds of patience.
+    /// 60 seconds of patience.
     pub fn new(provider: &str, url: Url) -> Self {
         Self {
             provider: provider.to_owned(),
@@ -75,7 +75,7 @@ impl EvmRpcConfig {
             concurrent_request_limit: 64,
             rate_limit_per_minute: 0,
             throttle: None,
-            pushback_patience: Duration::from_secs(30),
+            pushback_patience: Duration::from_secs(60),
             batch_size: 0,
             receipts_per_tx: false,
             timeout: Duration::from_secs(30),

@@ -14,14 +14,16 @@ use serde_json::{Value, json};
 use super::{assert_derived_is_the_truth, erc20, sorted, story, write_json};
 use crate::{
     cluster::{Cluster, Worker},
-    harness::{Db, NOT_MERGED, PATIENCE, Place, until, until_stored},
+    harness::{Db, NOT_MERGED, PATIENCE, Place, asked, seed, until, until_stored},
     servers::Server,
     streams::{Client, has},
 };
 
-/// How long the story is, in seconds; longer by `just story`.
+/// By which a longer story than one of a minute is asked for.
+const SECONDS: &str = "NOZZLE_STORY_SECS";
+
 fn story_time() -> Duration {
-    Duration::from_secs(std::env::var("NOZZLE_STORY_SECS").map_or(60, |seconds| seconds.parse().unwrap()))
+    Duration::from_secs(asked(SECONDS, 60))
 }
 
 /// Waits until a client has the node's newest block.
@@ -36,7 +38,7 @@ async fn until_at_head(client: &mut Client, anvil: &Anvil) {
 /// that the client has already.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_story_of_transfers_ends_as_the_node_tells_it() {
-    let seed = std::env::var("NOZZLE_STORY_SEED").map_or(20261128, |seed| seed.parse().unwrap());
+    let seed = seed(SECONDS);
     let mut dice = Rng::new(seed);
     let anvil = Anvil::start(AnvilOptions::default()).await.unwrap();
     let mut chain = ChainBuilder::new(&anvil, seed).await.unwrap();
@@ -98,7 +100,7 @@ async fn the_story_of_transfers_ends_as_the_node_tells_it() {
     place.stored("story").await.assert_sound(0, head);
     let told = client.reorgs;
     let happened = format!(
-        "seed {seed}: {head} blocks, {reorgs} reorgs, {kills} kills, {restarts} servers, {told} reorgs told to the client"
+        "{head} blocks, {reorgs} reorgs, {kills} kills, {restarts} servers, {told} reorgs told to the client"
     );
     eprintln!("{happened}");
     // One that comes while the derived tables follow another may be the same to the client.
