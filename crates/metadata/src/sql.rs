@@ -170,6 +170,25 @@ pub(crate) const SOURCE_BOUNDS: &str =
     "SELECT (SELECT MIN(sources) FROM segment_sources WHERE location_id = $1) AS least,
             (SELECT MAX(sources) FROM segment_sources WHERE location_id = $1) AS greatest";
 
+/// Half of the segments of the location `$1` that begin in `$3..=$4` and were computed from something else than
+/// `$2`: what is less or greater than that is a range of the index, empty where all of them are of `$2`.
+macro_rules! stale {
+    ($than:literal) => {
+        concat!(
+            "SELECT ",
+            segment_columns!(),
+            " FROM segment_sources o JOIN segments s ON s.id = o.segment_id
+              WHERE o.location_id = $1 AND o.sources ",
+            $than,
+            " $2 AND s.start_block >= $3 AND s.start_block <= $4"
+        )
+    };
+}
+
+/// The live segments that were computed from something else, by their start, `$5` at most.
+pub(crate) const STALE: &str =
+    concat!(stale!("<"), " UNION ALL ", stale!(">"), " ORDER BY start_block LIMIT $5");
+
 /// The cursor of the live segment of the location `$1` that ends with the block `$2`, `$3`.
 pub(crate) const CURSOR: &str = "SELECT s.source_cursor FROM segments s
      WHERE s.location_id = $1 AND s.replaced_seq IS NULL AND s.end_block = $2 AND s.hash = $3

@@ -132,6 +132,16 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// where all are of the same. `None` where none is computed. Costs the same however many there are.
     async fn source_bounds(&self, location: LocationId) -> Result<Option<[SourceRevisions; 2]>>;
 
+    /// The live segments of a table that begin in a range and were computed from other revisions than these, by
+    /// ascending block, `limit` at most. Costs by how many segments of the table are of others, wherever they begin.
+    async fn stale_segments(
+        &self,
+        location: LocationId,
+        sources: &SourceRevisions,
+        begins_in: BlockRange,
+        limit: u32,
+    ) -> Result<Vec<Segment>>;
+
     /// Writes down that segments, as far as they are live, are what their queries give of these revisions.
     async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()>;
 

@@ -147,6 +147,8 @@ rules! {
     scans::totals_count_what_is_seen,
     scans::footers_are_given_for_segments_with_files,
     scans::what_live_segments_were_computed_from_is_told,
+    scans::what_was_computed_from_other_revisions_is_found,
+    scans::no_segment_is_read_where_none_is_stale,
     scans::a_cursor_is_that_of_the_block_that_ends_a_live_segment,
     scans::a_file_is_found_by_its_id_also_when_replaced,
 

@@ -201,6 +201,56 @@ pub(super) async fn what_live_segments_were_computed_from_is_told(database: Data
     assert_eq!(bounds().await, Some([new.clone(), new]));
 }
 
+pub(super) async fn what_was_computed_from_other_revisions_is_found(database: Database) {
+    let world = World::new(database).await;
+    let lease = world.claim_one(range(0, 99)).await;
+    let mut ids: Vec<_> = std::iter::repeat_with(RevisionId::generate).take(3).collect();
+    ids.sort_unstable();
+    // One that is less than the new one as text, and one that is greater.
+    let [less, new, greater] = [0, 1, 2].map(|place: usize| SourceRevisions([ids[place]].into()));
+    world.add(lease.id, &[span(0, 9)]).await.unwrap();
+    let starts = async |begins_in, limit| -> Vec<u64> {
+        let found = world.stale_segments(world.table(0), &new, begins_in, limit).await.unwrap();
+        found.iter().map(|segment| segment.span.range.start()).collect()
+    };
+    let all = range(0, 99);
+    assert!(starts(all, 9).await.is_empty(), "what is not computed is never stale");
+    let of = [&greater, &new, &SourceRevisions::default(), &less, &greater];
+    for (n, of) in (1..).zip(of) {
+        let mut commit = world.commit_of(lease.id, &[span(10 * n, 10 * n + 9)]);
+        commit.added.iter_mut().for_each(|added| added.sources = Some(of.clone()));
+        world.store.commit(&commit).await.unwrap();
+    }
+    assert_eq!(starts(all, 9).await, [10, 30, 40, 50]);
+    assert_eq!(starts(all, 2).await, [10, 30]);
+    assert_eq!(starts(range(30, 40), 9).await, [30, 40]);
+    assert_eq!(starts(range(31, 49), 9).await, [40], "it begins in the range");
+    let found = world.stale_segments(world.table(1), &new, range(50, 50), 9).await.unwrap();
+    assert_eq!(found, [world.seen(1).await.pop().unwrap()]);
+    // What is replaced is not to be computed again.
+    let replaced = world.at(10).await;
+    world.replace(lease.id, &replaced, &[span(10, 19)]).await.unwrap();
+    world.confirm_sources(&world.at(40).await, &new).await.unwrap();
+    assert_eq!(starts(all, 9).await, [30, 50]);
+}
+
+pub(super) async fn no_segment_is_read_where_none_is_stale(database: Database) {
+    let world = World::new(database).await;
+    many_segments(&world).await;
+    let written = "INSERT INTO segment_sources (segment_id, location_id, sources)
+                   SELECT id, location_id, 'these' FROM segments WHERE replaced_seq IS NULL;
+                   ANALYZE segment_sources;";
+    world.database.execute(written).await;
+    let table = world.table(0).to_string();
+    let parameters = [("$1", table.as_str()), ("$2", "'these'"), ("$3", "0"), ("$4", "200000"), ("$5", "64")];
+    let filled =
+        parameters.iter().fold(sql::STALE.to_owned(), |text, (name, value)| text.replace(name, value));
+    let plan = world.database.plan(&filled).await;
+    assert_eq!(plan.matches("sources_by_location").count(), 2, "{plan}");
+    let goes_over_all = |line: &str| line.starts_with("SCAN ") || line.contains("Seq Scan");
+    assert!(!plan.lines().any(goes_over_all), "{plan}");
+}
+
 pub(super) async fn a_file_is_found_by_its_id_also_when_replaced(database: Database) {
     let world = World::new(database).await;
     let lease = world.claim_one(range(0, 99)).await;

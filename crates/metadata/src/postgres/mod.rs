@@ -16,6 +16,8 @@ mod jobs;
 mod leases;
 mod migrations;
 mod revisions;
+#[path = "../segments.rs"]
+#[allow(clippy::duplicate_mod, reason = "each database compiles it with its own words")]
 mod segments;
 mod watch;
 
@@ -273,6 +275,16 @@ impl MetadataStore for PostgresStore {
 
     async fn source_bounds(&self, location: LocationId) -> Result<Option<[SourceRevisions; 2]>> {
         ask!(self, connection => segments::source_bounds(connection, location))
+    }
+
+    async fn stale_segments(
+        &self,
+        location: LocationId,
+        sources: &SourceRevisions,
+        begins_in: BlockRange,
+        limit: u32,
+    ) -> Result<Vec<Segment>> {
+        ask!(self, connection => segments::stale(connection, location, sources, begins_in, limit))
     }
 
     async fn confirm_sources(&self, segments: &[SegmentId], sources: &SourceRevisions) -> Result<()> {

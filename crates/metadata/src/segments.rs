@@ -1,16 +1,15 @@
-//! Reading segments.
+//! Reading segments, for both databases: each compiles this file as a module of its own, as `jobs`.
 
 use bytes::Bytes;
 use nozzle_core::{BlockId, BlockRange, RevisionId, SourceCursor, SourceRevisions, Span};
-use sqlx::PgConnection;
 
-use super::dialect::{ids, uuids};
+use super::dialect::{Connection, ids, uuids};
 use crate::{
     fault::Fault,
     model::*,
     rows::{
-        CoverageRow, FileRow, FooterRow, LocationRecordRow, PlacedRow, ScannedRow, SourceBoundsRow,
-        SourcesRow, SpanRow, TotalsRow, read_all,
+        CoverageRow, FileRow, FooterRow, LocationRecordRow, PlacedRow, ScannedRow, SegmentRow,
+        SourceBoundsRow, SourcesRow, SpanRow, TotalsRow, read_all,
     },
     sql::{self, id_list},
     validate::bounds,
@@ -24,7 +23,7 @@ macro_rules! bind_scan {
     }};
 }
 
-pub(super) async fn list(connection: &mut PgConnection, scan: &Scan) -> Result<Vec<Segment>, Fault> {
+pub(super) async fn list(connection: &mut Connection, scan: &Scan) -> Result<Vec<Segment>, Fault> {
     let rows: Vec<ScannedRow> =
         bind_scan!(sqlx::query_as(sql::SEGMENTS), scan).fetch_all(&mut *connection).await?;
     let collected = match rows.first() {
@@ -40,18 +39,18 @@ pub(super) async fn list(connection: &mut PgConnection, scan: &Scan) -> Result<V
     read_all(rows, ScannedRow::read)
 }
 
-pub(super) async fn spans(connection: &mut PgConnection, scan: &Scan) -> Result<Vec<Span>, Fault> {
+pub(super) async fn spans(connection: &mut Connection, scan: &Scan) -> Result<Vec<Span>, Fault> {
     let rows: Vec<SpanRow> = bind_scan!(sqlx::query_as(sql::SPANS), scan).fetch_all(connection).await?;
     read_all(rows, SpanRow::read)
 }
 
-pub(super) async fn totals(connection: &mut PgConnection, scan: &Scan) -> Result<LocationTotals, Fault> {
+pub(super) async fn totals(connection: &mut Connection, scan: &Scan) -> Result<LocationTotals, Fault> {
     let row: TotalsRow = bind_scan!(sqlx::query_as(sql::TOTALS), scan).fetch_one(connection).await?;
     row.read()
 }
 
 pub(super) async fn coverage(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     revisions: &[RevisionId],
 ) -> Result<Vec<Coverage>, Fault> {
     let statement = sql::stored_at!(uuids!("$1"));
@@ -62,7 +61,7 @@ pub(super) async fn coverage(
 }
 
 pub(super) async fn live_files(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     locations: &[LocationId],
     after: Option<SegmentId>,
     limit: u32,
@@ -78,7 +77,7 @@ pub(super) async fn live_files(
 }
 
 pub(super) async fn locations(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     after: Option<LocationId>,
     only: Option<LocationId>,
     limit: u32,
@@ -93,31 +92,28 @@ pub(super) async fn locations(
 }
 
 pub(super) async fn footers(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     segments: &[SegmentId],
 ) -> Result<Vec<(SegmentId, Bytes)>, Fault> {
-    let rows: Vec<FooterRow> =
-        sqlx::query_as("SELECT segment_id, footer FROM footers WHERE segment_id = ANY($1)")
-            .bind(segments.iter().map(|id| id.0).collect::<Vec<_>>())
-            .fetch_all(connection)
-            .await?;
+    let statement = concat!("SELECT segment_id, footer FROM footers WHERE segment_id IN ", ids!("$1"));
+    let ids = id_list(segments.iter().map(|id| id.0));
+    let rows: Vec<FooterRow> = sqlx::query_as(statement).bind(ids).fetch_all(connection).await?;
     read_all(rows, FooterRow::read)
 }
 
 pub(super) async fn sources(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     segments: &[SegmentId],
 ) -> Result<Vec<(SegmentId, SourceRevisions)>, Fault> {
-    let rows: Vec<SourcesRow> =
-        sqlx::query_as("SELECT segment_id, sources FROM segment_sources WHERE segment_id = ANY($1)")
-            .bind(segments.iter().map(|id| id.0).collect::<Vec<_>>())
-            .fetch_all(connection)
-            .await?;
+    let statement =
+        concat!("SELECT segment_id, sources FROM segment_sources WHERE segment_id IN ", ids!("$1"));
+    let ids = id_list(segments.iter().map(|id| id.0));
+    let rows: Vec<SourcesRow> = sqlx::query_as(statement).bind(ids).fetch_all(connection).await?;
     read_all(rows, SourcesRow::read)
 }
 
 pub(super) async fn source_bounds(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     location: LocationId,
 ) -> Result<Option<[SourceRevisions; 2]>, Fault> {
     let row: SourceBoundsRow =
@@ -125,21 +121,38 @@ pub(super) async fn source_bounds(
     row.read()
 }
 
+pub(super) async fn stale(
+    connection: &mut Connection,
+    location: LocationId,
+    sources: &SourceRevisions,
+    begins_in: BlockRange,
+    limit: u32,
+) -> Result<Vec<Segment>, Fault> {
+    let (first, last) = bounds(begins_in);
+    let rows: Vec<SegmentRow> = sqlx::query_as(sql::STALE)
+        .bind(location.0)
+        .bind(sources.to_string())
+        .bind(first)
+        .bind(last)
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?;
+    read_all(rows, SegmentRow::read)
+}
+
 pub(super) async fn confirm_sources(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     segments: &[SegmentId],
     sources: &SourceRevisions,
 ) -> Result<(), Fault> {
-    sqlx::query("UPDATE segment_sources SET sources = $2 WHERE segment_id = ANY($1)")
-        .bind(segments.iter().map(|id| id.0).collect::<Vec<_>>())
-        .bind(sources.to_string())
-        .execute(tx)
-        .await?;
+    let statement = concat!("UPDATE segment_sources SET sources = $2 WHERE segment_id IN ", ids!("$1"));
+    let ids = id_list(segments.iter().map(|id| id.0));
+    sqlx::query(statement).bind(ids).bind(sources.to_string()).execute(tx).await?;
     Ok(())
 }
 
 pub(super) async fn cursor(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     location: LocationId,
     block: BlockId,
 ) -> Result<Option<SourceCursor>, Fault> {
@@ -152,7 +165,7 @@ pub(super) async fn cursor(
     Ok(found.flatten().and_then(SourceCursor::new))
 }
 
-pub(super) async fn file(connection: &mut PgConnection, id: SegmentId) -> Result<Option<FileRecord>, Fault> {
+pub(super) async fn file(connection: &mut Connection, id: SegmentId) -> Result<Option<FileRecord>, Fault> {
     let row: Option<FileRow> = sqlx::query_as(sql::FILE).bind(id.0).fetch_optional(connection).await?;
     row.map(FileRow::read).transpose()
 }
