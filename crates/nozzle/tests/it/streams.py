@@ -10,7 +10,7 @@ import sys
 from pyarrow import flight
 
 url, sql, network, resume = *sys.argv[1:4], json.loads(sys.argv[4])
-signal.alarm(120)
+signal.alarm(400)
 headers = [(b"nozzle-stream", b"true")]
 if resume:
     blocks = [{"number": number, "hash": hash} for number, hash in resume]
