@@ -25,7 +25,14 @@ use crate::{
 };
 
 /// Others have the tasks of a worker that is gone after a few seconds, on a machine with much else to do after more.
-const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How late a node answers so that a job is not over before something has happened to it: with [`BLOCKS`] it takes
+/// some ten seconds.
+const LATE: Duration = Duration::from_millis(300);
+
+/// How late it answers after that.
+const SOON: Duration = Duration::from_millis(20);
 
 /// A node of so many blocks, each answer late.
 fn node(blocks: u64, delay_ms: u64) -> ReplayServer {
@@ -59,18 +66,22 @@ async fn three_workers() -> (Cluster, ReplayServer) {
     let place = Place::configured(Db::Postgres, FLUSH);
     place.ok(&["migrate"]);
     dump_truth(&place, BLOCKS);
-    let node = node(BLOCKS, 150);
+    let node = node(BLOCKS, 0);
     let cluster = Cluster::on(place, &["worker-0", "worker-1", "worker-2"], &["--max-tasks", "2"]);
     cluster.api.add_provider("node", node.url()).await;
     (cluster, node)
 }
 
-/// Waits for a random moment, and gives a random worker that has a task then.
-async fn victim(cluster: &Cluster, random: &mut Rng) -> usize {
+async fn until_all_at_work(cluster: &Cluster, workers: &[&Worker]) {
     until("all workers to be at work", async || {
-        cluster.workers.iter().all(|worker| !cluster.held_by(&worker.name).is_empty()).then_some(())
+        workers.iter().all(|worker| !cluster.held_by(&worker.name).is_empty()).then_some(())
     })
     .await;
+}
+
+/// Waits for a random moment, and gives a random worker that has a task then.
+async fn victim(cluster: &Cluster, random: &mut Rng) -> usize {
+    until_all_at_work(cluster, &cluster.workers.iter().collect::<Vec<_>>()).await;
     tokio::time::sleep(Duration::from_millis(random.below(1_500))).await;
     let at_work = |worker: &usize| !cluster.held_by(&cluster.workers[*worker].name).is_empty();
     let candidates: Vec<usize> = (0..cluster.workers.len()).filter(at_work).collect();
@@ -81,15 +92,17 @@ async fn victim(cluster: &Cluster, random: &mut Rng) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_of_a_killed_worker_loses_and_doubles_nothing() {
     let mut random = Rng::new(seed("NOZZLE_FAILOVER_KILLS"));
-    let (mut cluster, _node) = three_workers().await;
+    let (mut cluster, node) = three_workers().await;
     let (runs, mut had_tasks) = (asked("NOZZLE_FAILOVER_KILLS", 3), 0);
     for run in 0..runs {
         let dataset = format!("killed_{run}");
         cluster.api.register(&dataset).await;
+        node.set_delay(LATE);
         let job = cluster.api.dump(&dataset, json!({"end_block": BLOCKS - 1})).await;
         let index = victim(&cluster, &mut random).await;
         let name = cluster.workers[index].name.clone();
         cluster.workers[index].kill();
+        node.set_delay(SOON);
         let held = cluster.held_by(&name);
         had_tasks += u64::from(!held.is_empty());
         let taken = cluster.until_taken(&held).await;
@@ -108,11 +121,12 @@ async fn failover_of_a_killed_worker_loses_and_doubles_nothing() {
 async fn failover_of_a_paused_worker_refuses_its_late_commit_and_it_goes_on() {
     let mut random = Rng::new(seed("NOZZLE_FAILOVER_PAUSES"));
     let pause = Duration::from_secs(asked("NOZZLE_FAILOVER_PAUSE_SECS", 9));
-    let (mut cluster, _node) = three_workers().await;
+    let (mut cluster, node) = three_workers().await;
     for run in 0..asked("NOZZLE_FAILOVER_PAUSES", 1) {
         let (dataset, next) = (format!("paused_{run}"), format!("next_{run}"));
         cluster.api.register(&dataset).await;
         cluster.api.register(&next).await;
+        node.set_delay(LATE);
         let job = cluster.api.dump(&dataset, json!({"end_block": BLOCKS - 1})).await;
         // One that has just come to the end of its tasks would show nothing.
         let (paused, held, stopped) = loop {
@@ -125,6 +139,7 @@ async fn failover_of_a_paused_worker_refuses_its_late_commit_and_it_goes_on() {
             }
             cluster.workers[index].signal("CONT");
         };
+        node.set_delay(SOON);
         let taken = cluster.until_taken(&held).await;
         println!(
             "run {run}: {} was paused with {} tasks, which others had after {taken:?}",
@@ -159,7 +174,7 @@ async fn a_worker_that_is_cut_off_from_all_comes_back_by_itself() {
     place.ok(&["migrate"]);
     dump_truth(&place, BLOCKS);
     let host = Host::start().unwrap();
-    let node = node(BLOCKS, 150);
+    let node = node(BLOCKS, 0);
     let through = |url: &str| {
         let server = url.rsplit_once('@').map_or(url, |(_, rest)| rest).trim_start_matches("http://");
         let address = server.split('/').next().unwrap().parse().unwrap();
@@ -178,9 +193,11 @@ async fn a_worker_that_is_cut_off_from_all_comes_back_by_itself() {
 
     cluster.api.register("parted").await;
     cluster.api.register("after").await;
+    node.set_delay(LATE);
     let job = cluster.api.dump("parted", json!({"end_block": BLOCKS - 1})).await;
     until("the far worker to have a task", async || (!cluster.held_by("far").is_empty()).then_some(())).await;
     host.unplug().unwrap();
+    node.set_delay(SOON);
     let held = cluster.held_by("far");
     let taken = cluster.until_taken(&held).await;
     println!("the far worker was cut off with {} tasks, which the near one had after {taken:?}", held.len());
@@ -208,10 +225,11 @@ async fn a_database_that_crashes_in_the_middle_is_waited_for() {
     let place = Place::on(Some(postgres.create_database().unwrap()), FLUSH);
     place.ok(&["migrate"]);
     dump_truth(&place, BLOCKS);
-    let node = node(BLOCKS, 150);
+    let node = node(BLOCKS, 0);
     let mut cluster = Cluster::on(place, &["worker-0", "worker-1"], &["--max-tasks", "2"]);
     cluster.api.add_provider("node", node.url()).await;
     cluster.api.register("eth").await;
+    node.set_delay(LATE);
     let job = cluster.api.dump("eth", json!({"end_block": BLOCKS - 1})).await;
     for crash in 1..=2 {
         let stored = || cluster.ask("SELECT count(*) FROM segments");
@@ -221,6 +239,7 @@ async fn a_database_that_crashes_in_the_middle_is_waited_for() {
         let status = &cluster.api.until_job(job, "RUNNING").await["status"];
         println!("crash {crash}: {status}");
     }
+    node.set_delay(SOON);
     cluster.api.until_job(job, "COMPLETED").await;
     assert_equal(&cluster.place, "eth", "truth", BLOCKS);
     cluster.place.stored("eth").await.assert_sound(0, BLOCKS - 1);
@@ -229,8 +248,8 @@ async fn a_database_that_crashes_in_the_middle_is_waited_for() {
     assert_eq!((status, body), (200, format!("{{\"n\":{BLOCKS}}}\n")));
 }
 
-/// How long a job of so many blocks takes with so many workers, beside a node that is late.
-async fn with_workers(count: usize, blocks: u64, node: &ReplayServer) -> Duration {
+/// How long a job of so many blocks takes with so many workers, beside a node that is late, once they are at work.
+async fn with_workers(count: usize, blocks: u64, node: &ReplayServer, delay: Duration) -> Duration {
     let names: Vec<String> = (0..count).map(|n| format!("worker-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let place = Place::configured(Db::Postgres, "");
@@ -240,8 +259,12 @@ async fn with_workers(count: usize, blocks: u64, node: &ReplayServer) -> Duratio
                       "concurrent_request_limit": 4096});
     assert_eq!(cluster.api.send(Method::POST, "/providers", &body).await.0, 201);
     cluster.api.register("eth").await;
-    let started = Instant::now();
+    // Until each has a task: none is to come when the others have done all.
+    node.set_delay(Duration::from_secs(1));
     let job = cluster.api.dump("eth", json!({"end_block": blocks - 1})).await;
+    until_all_at_work(&cluster, &cluster.workers.iter().collect::<Vec<_>>()).await;
+    node.set_delay(delay);
+    let started = Instant::now();
     cluster.api.until_job(job, "COMPLETED").await;
     let elapsed = started.elapsed();
     assert_eq!(cluster.place.number("SELECT count(*) FROM eth.blocks"), blocks);
@@ -255,11 +278,11 @@ async fn with_workers(count: usize, blocks: u64, node: &ReplayServer) -> Duratio
 #[tokio::test(flavor = "multi_thread")]
 async fn more_workers_share_the_work() {
     let (blocks, delay) = (asked("NOZZLE_SCALING_BLOCKS", 512), asked("NOZZLE_SCALING_DELAY_MS", 60));
-    let node = node(blocks, delay);
-    let one = with_workers(1, blocks, &node).await;
+    let (node, delay) = (node(blocks, delay), Duration::from_millis(delay));
+    let one = with_workers(1, blocks, &node, delay).await;
     println!("1 worker: {one:?}");
     for count in [2, 4] {
-        let took = with_workers(count, blocks, &node).await;
+        let took = with_workers(count, blocks, &node, delay).await;
         println!("{count} workers: {took:?}, {:.2} times", one.as_secs_f64() / took.as_secs_f64());
     }
 }
@@ -316,7 +339,8 @@ async fn many_small_jobs_are_done_once_each_and_cost_the_database_little() {
         lists[lists.len() / 2],
         lists.last()
     );
-    assert!(lists[lists.len() / 2] < Duration::from_millis(100));
+    // On a machine with nothing else to do it takes a few milliseconds.
+    assert!(lists[lists.len() / 2] < Duration::from_secs(1));
     assert_eq!(cluster.ask("SELECT count(*) FROM jobs WHERE status = 'COMPLETED'"), jobs.to_string());
     // Nobody died or was silent: nothing that one worker has may go to another.
     let doubled = "SELECT count(*) FROM audit WHERE before IS NOT NULL AND after IS NOT NULL";
@@ -376,7 +400,7 @@ async fn two_regions_see_the_same_rows_and_a_reader_may_only_read() {
     let mut place = Place::configured(Db::Postgres, &folder);
     place.set_variables(store.variables(None));
     place.ok(&["migrate"]);
-    let node = node(blocks, 20);
+    let node = node(blocks, 0);
     let near = Cluster::on(place, &["a-1", "a-2"], &["--region", "a", "--max-tasks", "2"]);
 
     let address =
@@ -396,8 +420,12 @@ async fn two_regions_see_the_same_rows_and_a_reader_may_only_read() {
 
     near.api.add_provider("node", node.url()).await;
     near.api.register("eth").await;
+    // Until all have a task: those far away come late.
+    node.set_delay(Duration::from_secs(1));
     // The far server's API is as good as the near one's.
     let job = Api::of(&far_server).dump("eth", json!({"end_block": blocks - 1})).await;
+    until_all_at_work(&near, &near.workers.iter().chain(&far_workers).collect::<Vec<_>>()).await;
+    node.set_delay(SOON);
     let mut longest = Duration::ZERO;
     loop {
         let committed = committed_blocks(&near);
@@ -465,17 +493,19 @@ async fn only_reads(cluster: &Cluster, store: &StoreServer) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_told_to_end_gives_its_tasks_back_at_whole_blocks() {
-    let node = node(BLOCKS, 100);
+    let node = node(BLOCKS, 0);
     let mut cluster = Cluster::start(&["worker-0"], &[]);
     cluster.api.add_provider("node", node.url()).await;
     cluster.api.register("eth").await;
+    node.set_delay(LATE);
     let job = cluster.api.dump("eth", json!({"end_block": BLOCKS - 1})).await;
     until("some commits", async || (committed_blocks(&cluster) > 100).then_some(())).await;
     let (worker, asked) = (cluster.workers.remove(0), Instant::now());
     let log = worker.log();
     worker.stop();
+    node.set_delay(SOON);
     println!("it ended after {:?}", asked.elapsed());
-    assert!(asked.elapsed() < Duration::from_secs(10), "{log}");
+    assert!(asked.elapsed() < Duration::from_secs(60), "{log}");
     assert_eq!(cluster.ask("SELECT count(*) FROM tasks WHERE node_id IS NOT NULL"), "0");
     assert_eq!(cluster.ask("SELECT count(*) FROM leases WHERE ended_at IS NULL"), "0");
     let stored = committed_blocks(&cluster);

@@ -98,17 +98,19 @@ async fn a_lost_database_is_rebuilt_from_the_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_that_was_being_built_goes_on_being_built() {
-    // So late that it is not at its end before it is killed.
-    let node = synthetic(Recording::synthetic(400, 2, 1, 3), 60);
+    let node = synthetic(Recording::synthetic(800, 2, 1, 3), 0);
     let place = Place::configured(Db::Sqlite, "writer = { segment_flush_interval_secs = 0.05 }");
     place.define("eth", "chain-1337", node.url());
     place.ok(&["dump", "--dataset", "eth", "-e", "100"]);
+    // So late that it is not at its end before it is killed.
+    node.set_delay(Duration::from_millis(400));
     let mut fresh = place.start(&["dump", "--dataset", "eth", "--fresh"]);
     let store = place.metadata_when_there().await;
     let before = store.sequence().await.unwrap();
     until("some commits", async || (store.sequence().await.ok()?.0 > before.0 + 3).then_some(())).await;
     assert!(fresh.is_running());
     fresh.kill();
+    node.set_delay(Duration::ZERO);
     drop(store);
     for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm"] {
         std::fs::remove_file(place.path(name)).ok();
@@ -118,10 +120,10 @@ async fn a_revision_that_was_being_built_goes_on_being_built() {
     assert!(said.stderr.contains("is still being built"), "{}", said.stderr);
     assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), 101);
     let said = place.ok(&["dump", "--dataset", "eth", "--fresh"]);
-    assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), 400);
-    place.stored("eth").await.assert_sound(0, 399);
+    assert_eq!(place.number("SELECT count(*) FROM eth.blocks"), 800);
+    place.stored("eth").await.assert_sound(0, 799);
     // What the killed dump had committed was not extracted again.
-    assert!(!said.stderr.contains("400 blocks in"), "{}", said.stderr);
+    assert!(!said.stderr.contains("800 blocks in"), "{}", said.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -40,15 +43,39 @@ pub struct ReplayOptions {
 #[derive(Debug)]
 pub struct ReplayServer {
     replay: Arc<Replay>,
+    delay: Delay,
     url: String,
     /// Only absent while it is being dropped.
     runtime: Option<Runtime>,
+}
+
+/// How long each request waits for now.
+#[derive(Debug, Clone)]
+struct Delay {
+    nanos: Arc<AtomicU64>,
+}
+
+impl Delay {
+    fn new(delay: Duration) -> Self {
+        let new = Self { nanos: Arc::default() };
+        new.set(delay);
+        new
+    }
+
+    fn set(&self, delay: Duration) {
+        self.nanos.store(delay.as_nanos() as u64, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Ordering::SeqCst))
+    }
 }
 
 impl ReplayServer {
     /// Starts to serve; it answers when this returns.
     pub fn start(recording: Recording, options: ReplayOptions) -> anyhow::Result<Self> {
         let replay = Arc::new(Replay::new(recording, options.chain_id));
+        let delay = Delay::new(options.delay);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
             .with_context(|| format!("listen on port {}", options.port))?;
         listener.set_nonblocking(true)?;
@@ -61,7 +88,7 @@ impl ReplayServer {
         let app = Router::new()
             .route("/", post(handle))
             .layer(DefaultBodyLimit::disable())
-            .with_state((replay.clone(), options.delay));
+            .with_state((replay.clone(), delay.clone()));
         let listener = {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
@@ -69,7 +96,7 @@ impl ReplayServer {
         // Without it small answers may wait for the client's acknowledgement.
         let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
         runtime.spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { replay, url, runtime: Some(runtime) })
+        Ok(Self { replay, delay, url, runtime: Some(runtime) })
     }
 
     /// The node's address.
@@ -93,6 +120,12 @@ impl ReplayServer {
         self.replay.set_finalized(number);
     }
 
+    /// From now on each request that comes waits so long. A node that is slow until something was seen, and
+    /// quick from then on, leaves a test its time without taking it.
+    pub fn set_delay(&self, delay: Duration) {
+        self.delay.set(delay);
+    }
+
     /// How often each method was called, those in batches included.
     pub fn requests(&self) -> BTreeMap<String, u64> {
         self.replay.requests()
@@ -109,9 +142,10 @@ impl Drop for ReplayServer {
 }
 
 async fn handle(
-    State((replay, delay)): State<(Arc<Replay>, Duration)>,
+    State((replay, delay)): State<(Arc<Replay>, Delay)>,
     body: Bytes,
 ) -> ([(HeaderName, &'static str); 1], Vec<u8>) {
+    let delay = delay.get();
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
@@ -174,8 +208,9 @@ mod tests {
             let answer = client.call("eth_getBlockByNumber", json!([hex_quantity(number % 200), true])).await;
             assert_eq!(answer.expect("a block")["number"], hex_quantity(number % 200));
         }
-        // One after the other, both sides on a debug build, and the machine does other things too.
-        assert!(start.elapsed() < Duration::from_secs(5) / 2, "{:?} for 500 blocks", start.elapsed());
+        // One after the other, both sides on a debug build, and the machine does other things too: but answers
+        // that wait for an acknowledgement would take 40 ms each.
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?} for 500 blocks", start.elapsed());
         assert_eq!(server.requests()["eth_getBlockByNumber"], 500);
     }
 
@@ -187,6 +222,10 @@ mod tests {
         server.set_head(3);
         assert_eq!(client.call("eth_blockNumber", json!([])).await.expect("a number"), "0x3");
         assert!(start.elapsed() >= Duration::from_millis(50));
+        server.set_delay(Duration::from_millis(120));
+        let start = Instant::now();
+        client.call("eth_blockNumber", json!([])).await.expect("a number");
+        assert!(start.elapsed() >= Duration::from_millis(120));
     }
 
     #[tokio::test]
