@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs::File,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use nozzle_testkit::replay::{Recording, ReplayOptions, ReplayServer};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Api, Cluster, NETWORK},
-    harness::{Db, Place, python, python_program, synthetic, until, until_stored, workspace},
+    harness::{Db, PATIENCE, Place, python, python_program, synthetic, until, until_stored, workspace},
     servers::Server,
 };
 
@@ -432,5 +431,5 @@ async fn fuzzing_from_the_api_s_own_document_finds_nothing() {
     println!("{said}");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(said.contains("31 tested") || said.contains("Selected: 31/31"), "not every route was tried");
-    tokio::time::timeout(Duration::from_secs(10), cluster.api.get("/health")).await.unwrap();
+    tokio::time::timeout(PATIENCE, cluster.api.get("/health")).await.unwrap();
 }

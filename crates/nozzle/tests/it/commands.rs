@@ -140,9 +140,11 @@ async fn all_tables_are_cut_at_the_same_block_when_one_reaches_the_size() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fresh_builds_beside_what_is_read_and_goes_on_after_a_crash() {
-    let node = node(800, 25);
+    let node = node(800, 0);
     let place = defined(&node, Db::Sqlite, "writer = { segment_flush_interval_secs = 0.1 }");
     place.ok(&["dump", "--dataset", "eth"]);
+    // So late that it is not at its end before it is killed.
+    node.set_delay(Duration::from_millis(400));
     let old = place.stored("eth").await;
     let mut fresh = place.start(&["dump", "--dataset", "eth", "--fresh"]);
     let store = place.metadata().await;
@@ -159,6 +161,7 @@ async fn fresh_builds_beside_what_is_read_and_goes_on_after_a_crash() {
     assert_eq!(place.stored("eth").await.revision.id, old.revision.id);
     assert!(fresh.is_running());
     fresh.kill();
+    node.set_delay(Duration::ZERO);
     let said = place.ok(&["dump", "--dataset", "eth", "--fresh"]);
     assert!(said.stderr.contains("now read"), "{}", said.stderr);
     let new = place.stored("eth").await;
@@ -197,32 +200,22 @@ fn a_location_is_where_a_new_revision_goes() {
 fn a_failed_run_of_a_schedule_is_said_and_the_next_one_is_waited_for() {
     let node = node(20, 0);
     let place = defined(&node, Db::Sqlite, "");
-    let mut good = place.start(&["dump", "--dataset", "eth", "--run-every-mins", "1"]);
-    let mut bad = place.start(&[
-        "dump",
-        "--dataset",
-        "eth",
-        "--rpc-url",
-        "http://127.0.0.1:1",
-        "--run-every-mins",
-        "1",
-    ]);
-    std::thread::sleep(Duration::from_secs(14));
+    let every = ["dump", "--dataset", "eth", "--run-every-mins", "1"];
+    let (good_log, bad_log) = (place.path("good.log"), place.path("bad.log"));
+    let mut good = place.start_with_log(&every, &good_log);
+    let mut bad =
+        place.start_with_log(&[&every[..], &["--rpc-url", "http://127.0.0.1:1"]].concat(), &bad_log);
+    for (log, outcome) in [(&good_log, "20 blocks"), (&bad_log, "this run failed")] {
+        let said = until_sync("the next run to be told of", || {
+            let said = std::fs::read_to_string(log).unwrap();
+            said.contains("the next run starts in").then_some(said)
+        });
+        assert!(said.contains(outcome), "{said}");
+    }
     assert!(good.is_running() && bad.is_running());
     good.signal("TERM");
     bad.signal("INT");
-    let (good, bad) = (good.wait(), bad.wait());
-    assert_eq!((good.code, bad.code), (Some(0), Some(0)));
-    assert!(
-        good.stderr.contains("20 blocks") && good.stderr.contains("the next run starts in"),
-        "{}",
-        good.stderr
-    );
-    assert!(
-        bad.stderr.contains("this run failed") && bad.stderr.contains("the next run starts in"),
-        "{}",
-        bad.stderr
-    );
+    assert_eq!((good.wait().code, bad.wait().code), (Some(0), Some(0)));
 }
 
 #[test]
@@ -397,27 +390,29 @@ async fn following_outlasts_a_node_that_is_away() {
     let (gate, url) = gate(node.url());
     let place = Place::configured(Db::Sqlite, "poll_interval_secs = 0.05");
     place.define("eth", "chain-1337", &url);
-    let mut follow = place.start(&["dump", "--dataset", "eth", "--follow"]);
+    let log = place.path("log");
+    let said = || std::fs::read_to_string(&log).unwrap();
+    let mut follow = place.start_with_log(&["dump", "--dataset", "eth", "--follow"], &log);
     let store = place.metadata_when_there().await;
     until_stored(store.as_ref(), "eth", 20).await;
     gate.shut();
-    // Longer than the retries of a dump that has an end.
-    tokio::time::sleep(Duration::from_secs(14)).await;
-    assert!(follow.is_running(), "{}", follow.wait().stderr);
+    // That comes after the retries with which a dump that has an end would fail.
+    until("the node to be waited for", async || said().contains("trying again in").then_some(())).await;
+    assert!(follow.is_running(), "{}", said());
     node.set_head(59);
     gate.open();
     until_stored(store.as_ref(), "eth", 59).await;
     follow.signal("TERM");
-    let said = follow.wait();
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stderr.contains("trying again in"), "{}", said.stderr);
+    assert_eq!(follow.wait().code, Some(0), "{}", said());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not() {
-    let node = node(2_000, 30);
+    let node = node(2_000, 200);
     let place = defined(&node, Db::Sqlite, "writer = { segment_flush_interval_secs = 0.2 }");
-    let mut dump = place.start(&["dump", "--dataset", "eth"]);
+    let log = place.path("log");
+    let said = || std::fs::read_to_string(&log).unwrap();
+    let mut dump = place.start_with_log(&["dump", "--dataset", "eth"], &log);
     let store = place.metadata_when_there().await;
     until("a commit", async || (store.sequence().await.ok()?.0 > 0).then_some(())).await;
     // Ending at a whole block means a commit, for which the database now has no time.
@@ -431,18 +426,23 @@ async fn a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not() {
     let mut line = String::new();
     BufReader::new(lock.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "locked\n");
-    dump.signal("TERM");
-    dump.signal("TERM");
+    // One shell, so that nothing comes between the two.
+    let twice = ["-c", "kill -TERM $0; kill -TERM $0", &dump.id().to_string()];
+    assert!(Command::new("bash").args(twice).status().unwrap().success());
+    until("the first signal to be heeded", async || said().contains(STOPPING).then_some(())).await;
+    // The time of an echo is over after that.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(dump.is_running(), "the echo ended it");
     dump.signal("TERM");
-    let said = dump.wait();
+    let code = dump.wait().code;
     drop(lock.stdin.take());
     lock.wait().unwrap();
-    assert_eq!(said.code, Some(143), "{}", said.stderr);
-    assert_eq!(said.stderr.matches("stopping at the next whole block").count(), 1, "{}", said.stderr);
-    assert!(!said.stderr.contains("stopped:"), "it ended as if it had been left its time: {}", said.stderr);
+    assert_eq!(code, Some(143), "{}", said());
+    assert_eq!(said().matches(STOPPING).count(), 1, "{}", said());
+    assert!(!said().contains("stopped:"), "it ended as if it had been left its time: {}", said());
 }
+
+const STOPPING: &str = "stopping at the next whole block";
 
 /// Holds SQLite's one write lock until standard input is closed.
 const LOCK: &str = "
