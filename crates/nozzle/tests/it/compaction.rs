@@ -22,7 +22,7 @@ const SMALL: &str = "writer = { segment_flush_interval_secs = 0.05 }\n\
 
 /// A place with the dataset `eth` in many segments, and the same blocks as `truth`.
 fn many_segments(db: Db) -> Place {
-    let node = synthetic(Recording::synthetic(BLOCKS, 3, 2, 91), 5);
+    let node = synthetic(Recording::synthetic(BLOCKS, 3, 2, 91), 0);
     let place = Place::configured(db, SMALL);
     place.define("eth", NETWORK, node.url());
     place.write(
@@ -30,9 +30,11 @@ fn many_segments(db: Db) -> Place {
         &format!(r#"{{"name":"truth","kind":"evm-rpc","network":"{NETWORK}"}}"#),
     );
     place.ok(&["dump", "--dataset", "truth", "-j", "2"]);
-    for end in (19..BLOCKS).step_by(20) {
-        place.ok(&["dump", "--dataset", "eth", "-e", &end.to_string()]);
-    }
+    // Two requests a block, four at a time: some three seconds, in which a segment is closed every twentieth.
+    node.set_delay(Duration::from_millis(10));
+    let provider = std::fs::read_to_string(place.path(&format!("providers/{NETWORK}.toml"))).unwrap();
+    place.write(&format!("providers/{NETWORK}.toml"), &(provider + "concurrent_request_limit = 4\n"));
+    place.ok(&["dump", "--dataset", "eth"]);
     place
 }
 
@@ -121,9 +123,13 @@ async fn a_killed_compaction_loses_nothing_and_leaves_nothing() {
     assert_equal(&place, "eth", "truth", BLOCKS);
 }
 
+/// Followed in steps of three blocks, each a segment.
+const HEADS: u64 = 240;
+const LAST: u64 = HEADS - 1;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_follows_folds_its_small_files_and_restore_finds_what_counts() {
-    let node = synthetic(Recording::synthetic(400, 3, 2, 92), 0);
+    let node = synthetic(Recording::synthetic(HEADS, 3, 2, 92), 0);
     node.set_head(0);
     node.set_finalized(Some(0));
     let config = "poll_interval_secs = 0.02\n\
@@ -132,23 +138,23 @@ async fn whoever_follows_folds_its_small_files_and_restore_finds_what_counts() {
     place.define("eth", NETWORK, node.url());
     let mut dump = place.start(&["dump", "--dataset", "eth", "--follow"]);
     let metadata = place.metadata_when_there().await;
-    for head in (1..400).step_by(3) {
+    for head in (1..HEADS).step_by(3) {
         node.set_head(head);
         node.set_finalized(Some(head.saturating_sub(20)));
         until_stored(metadata.as_ref(), "eth", head).await;
     }
-    node.set_head(399);
-    node.set_finalized(Some(399));
-    until_stored(metadata.as_ref(), "eth", 399).await;
+    node.set_head(LAST);
+    node.set_finalized(Some(LAST));
+    until_stored(metadata.as_ref(), "eth", LAST).await;
     until("the files to be few", async || {
         (Stored::read(metadata.clone(), "eth").await.spans().len() < 30).then_some(())
     })
     .await;
     dump.signal("INT");
     dump.wait();
-    place.stored("eth").await.assert_sound(0, 399);
-    assert_eq!(place.number("SELECT count(DISTINCT tx_hash) FROM eth.transactions"), 399 * 3);
-    assert_eq!(place.number("SELECT count(*) FROM eth.transactions"), 399 * 3);
+    place.stored("eth").await.assert_sound(0, LAST);
+    assert_eq!(place.number("SELECT count(DISTINCT tx_hash) FROM eth.transactions"), LAST * 3);
+    assert_eq!(place.number("SELECT count(*) FROM eth.transactions"), LAST * 3);
 
     // What was replaced lies beside it for a while; the files alone tell what counts.
     drop(metadata);
@@ -158,5 +164,5 @@ async fn whoever_follows_folds_its_small_files_and_restore_finds_what_counts() {
     }
     place.ok(&["restore", "--dataset", "eth"]);
     assert_eq!(place.stored("eth").await.spans(), spans);
-    assert_eq!(place.number("SELECT count(*) FROM eth.transactions"), 399 * 3);
+    assert_eq!(place.number("SELECT count(*) FROM eth.transactions"), LAST * 3);
 }
