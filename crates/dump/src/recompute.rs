@@ -12,7 +12,7 @@ use arrow::{
 };
 use futures::{StreamExt, TryStreamExt};
 use nozzle_core::{BlockHash, BlockNum, BlockRange, SourceRevisions, TableDef};
-use nozzle_metadata::{HeldLease, Scan, Segment, SegmentId};
+use nozzle_metadata::{HeldLease, Segment, SegmentId};
 use nozzle_query::RowsHash;
 use nozzle_sources::{MadeOf, SourceError};
 
@@ -28,6 +28,9 @@ use crate::{
 
 /// Segments that are looked at under one lease.
 const MAX_SEGMENTS: usize = 64;
+
+/// Stale segments that are read from the database at once: more than those that workers beside this one are at.
+const MAX_LOOKED_AT: u32 = 1024;
 
 /// Their blocks, unless the first has more.
 const MAX_BLOCKS: u64 = 20_000;
@@ -50,27 +53,20 @@ impl Run<'_> {
     }
 
     /// The segments of the first table that begin in a range, end at or below `limit`, and were computed from other
-    /// revisions than those that are read.
-    pub async fn stale(&self, range: BlockRange, limit: BlockNum) -> Result<Vec<Segment>, DumpError> {
+    /// revisions than those that are read: the first so many of them.
+    pub async fn stale(
+        &self,
+        range: BlockRange,
+        limit: BlockNum,
+        at_most: u32,
+    ) -> Result<Vec<Segment>, DumpError> {
         let made_of = self.made_of().filter(|made_of| made_of.is_settled);
         let (Some(made_of), Some((_, location))) = (made_of, self.target.tables.first()) else {
             return Ok(vec![]);
         };
         let (sources, metadata) = (made_of.revisions, &self.dump.metadata);
-        let bounds = metadata.source_bounds(location.id).await?;
-        if bounds.iter().flatten().all(|bound| *bound == sources) {
-            return Ok(vec![]);
-        }
-        let scan = Scan { location: location.id, sequence: metadata.sequence().await?, range };
-        let mut segments = metadata.segments(&scan).await?;
-        let ids: Vec<SegmentId> = segments.iter().map(|segment| segment.id).collect();
-        let of: HashMap<_, _> = metadata.sources(&ids).await?.into_iter().collect();
-        segments.retain(|segment| {
-            let blocks = segment.span.range;
-            range.start() <= blocks.start()
-                && blocks.end() <= limit
-                && of.get(&segment.id).is_some_and(|of| *of != sources)
-        });
+        let mut segments = metadata.stale_segments(location.id, &sources, range, at_most).await?;
+        segments.retain(|segment| segment.span.range.end() <= limit);
         Ok(segments)
     }
 
@@ -89,7 +85,7 @@ impl Run<'_> {
         let part = self.dump.options.part.filter(|part| !part.switches);
         let first = part.map_or(self.dump.start_block, |part| part.blocks.start());
         let Some(range) = BlockRange::new(first, last) else { return Ok(None) };
-        let mut stale = self.stale(range, limit).await?;
+        let mut stale = self.stale(range, limit, MAX_LOOKED_AT).await?;
         if stale.is_empty() {
             return Ok(None);
         }

@@ -331,7 +331,8 @@ impl<'a> Run<'a> {
         let mut settled = wanted.map(|wanted| plan::missing(wanted, &spans)).unwrap_or_default();
         self.look_at_sources().await?;
         if let Some(wanted) = wanted {
-            settled.extend(self.stale(wanted, wanted.end()).await?.iter().map(|segment| segment.span.range));
+            let stale = self.stale(wanted, wanted.end(), u32::MAX).await?;
+            settled.extend(stale.iter().map(|segment| segment.span.range));
             settled = nozzle_core::range::merge(settled);
         }
         Ok(Outlook {
