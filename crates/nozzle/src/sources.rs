@@ -110,12 +110,17 @@ fn connect(
     let kind = kinds::of(manifest.kind)?;
     let tables = kinds::stored_tables(manifest)?;
     let verify = verify.or(manifest.verify).unwrap_or(Verify::Header);
-    let policy = if endpoints.len() > 1 { RetryPolicy::among_several() } else { RetryPolicy::default() };
     let mut providers: Vec<(String, SharedSource)> = vec![];
     for endpoint in endpoints {
         let source = kind.connect(endpoint, manifest, tables.clone(), verify)?;
         let source = OnNetwork::new(endpoint.name.clone(), manifest.network.clone(), source);
-        providers.push((endpoint.name.clone(), Arc::new(Retry::new(Arc::new(source), policy))));
+        let source = Arc::new(source);
+        let source = if endpoints.len() > 1 {
+            Retry::new(source, RetryPolicy::among_several()).beside_others()
+        } else {
+            Retry::new(source, RetryPolicy::default())
+        };
+        providers.push((endpoint.name.clone(), Arc::new(source)));
     }
     let source = Failover::new(providers, FailoverPolicy::default()).context("no provider was given")?;
     Ok(Arc::new(source))

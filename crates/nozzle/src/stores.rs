@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The schemes of stores other than the local disk.
-const SCHEMES: [&str; 3] = ["s3", "gs", "az"];
+pub const SCHEMES: [&str; 3] = ["s3", "gs", "az"];
 
 /// The stores of the process. What is read of those that are not local goes through `cache`, if there is
 /// one; a request that fails is tried again for `patience`.

@@ -32,10 +32,14 @@ struct Provider {
 }
 
 impl Throttles {
-    /// Keeps endpoints of one network to their limits together with all others of the process.
+    /// Keeps endpoints of one network to their limits together with all others of the process. They are all that
+    /// can be asked: one of several that only pushes back is left soon.
     pub fn hold(&self, endpoints: &mut [Endpoint], network: &Network) -> anyhow::Result<()> {
+        let has_others = endpoints.len() > 1;
         for endpoint in endpoints {
-            endpoint.throttle = Some(self.of(endpoint, network)?);
+            let throttle = self.of(endpoint, network)?;
+            throttle.beside_others(has_others);
+            endpoint.throttle = Some(throttle);
         }
         Ok(())
     }
@@ -73,4 +77,35 @@ impl Throttles {
 fn sharers(sharing: &[(DatasetKind, Network, u64)], kind: DatasetKind, network: &Network) -> u32 {
     let of_chain = sharing.iter().find(|(of_kind, chain, _)| *of_kind == kind && chain == network);
     of_chain.map_or(1, |(.., workers)| u32::try_from(*workers).unwrap_or(u32::MAX)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_of_several_providers_that_only_pushes_back_is_left_sooner_than_one_alone() {
+        let endpoint = |name: &str| Endpoint {
+            name: name.into(),
+            kind: DatasetKind::EvmRpc,
+            keys: Keys::from_iter([("url".to_owned(), json!("https://h.example"))]),
+            throttle: None,
+        };
+        let throttles = Throttles::default();
+        let network = "mainnet".parse().expect("a network");
+        let patience = |names: &[&str]| {
+            let mut endpoints: Vec<_> = names.iter().map(|name| endpoint(name)).collect();
+            throttles.hold(&mut endpoints, &network).expect("good keys");
+            let of = |endpoint: &Endpoint| endpoint.throttle.as_ref().expect("a throttle").patience();
+            endpoints.iter().map(of).collect::<Vec<_>>()
+        };
+        let (alone, among_several) = (Duration::from_secs(60), Duration::from_secs(10));
+        assert_eq!(patience(&["a"]), [alone]);
+        assert_eq!(patience(&["a", "b"]), [among_several; 2]);
+        assert_eq!(patience(&["a"]), [alone], "the other one is gone again");
+    }
 }

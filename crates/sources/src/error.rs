@@ -14,6 +14,14 @@ pub enum SourceError {
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It wants fewer requests, and nothing else has come of asking it again: ask another one, or later.
+    #[error("the provider `{provider}` pushes back: {why}")]
+    PushedBack {
+        /// The provider's name.
+        provider: String,
+        /// In its words.
+        why: String,
+    },
     /// The block is not there, though the head is at or above it: ask again, it may be on its way
     /// or was just reorganised away.
     #[error("the provider `{provider}` does not have {what} of block {block}")]
@@ -73,7 +81,7 @@ impl SourceError {
     /// Whether asking again later may help.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Missing { .. } => true,
+            Self::Unavailable { .. } | Self::PushedBack { .. } | Self::Missing { .. } => true,
             Self::AllFailed { failures } => failures.iter().any(Self::may_pass),
             Self::NotLinked { .. }
             | Self::Malformed { .. }
@@ -96,6 +104,9 @@ impl SourceError {
         match self {
             Self::Unavailable { provider, source } => {
                 Self::Unavailable { provider, source: format!("block {block}: {source}").into() }
+            }
+            Self::PushedBack { provider, why } => {
+                Self::PushedBack { provider, why: format!("block {block}: {why}") }
             }
             Self::Refused { provider, why } => {
                 Self::Refused { provider, why: format!("{why} (it was asked for block {block})") }

@@ -38,15 +38,24 @@ pub struct FailoverPolicy {
     /// How often all providers are asked in all where one has sent a bad block, which may be only an
     /// answer that was damaged on its way.
     pub rounds: RetryPolicy,
+    /// How often all of several are asked in all where one pushes back: each is left soon while another may
+    /// answer, and waited for where none does.
+    pub busy_rounds: RetryPolicy,
 }
 
 impl Default for FailoverPolicy {
-    /// Rests from 30 seconds to 10 minutes, three rounds within about two seconds.
+    /// Rests from 30 seconds to 10 minutes, three rounds within about two seconds, twelve within about a minute
+    /// where providers push back.
     fn default() -> Self {
         Self {
             rest: Duration::from_secs(30),
             longest_rest: Duration::from_secs(600),
             rounds: RetryPolicy::among_several(),
+            busy_rounds: RetryPolicy {
+                attempts: 12,
+                base: Duration::from_secs(1),
+                cap: Duration::from_secs(8),
+            },
         }
     }
 }
@@ -231,15 +240,24 @@ impl Pool {
             turn.target = next;
             return Ok(());
         }
-        let is_bad = |(_, error): &(usize, SourceError)| matches!(error, SourceError::Malformed { .. });
         turn.rounds += 1;
-        match self.policy.rounds.pause(turn.rounds) {
-            Some(wait) if turn.failures.iter().any(is_bad) => tokio::time::sleep(wait).await,
-            _ => return Err(all_failed(std::mem::take(&mut turn.failures))),
+        match self.rounds(&turn.failures).and_then(|rounds| rounds.pause(turn.rounds)) {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => return Err(all_failed(std::mem::take(&mut turn.failures))),
         }
         turn.failures.clear();
         turn.target = self.choose(|_| true).unwrap_or(0);
         Ok(())
+    }
+
+    /// How often all are asked again where they have failed like this.
+    fn rounds(&self, failures: &[(usize, SourceError)]) -> Option<&RetryPolicy> {
+        let any = |is: fn(&SourceError) -> bool| failures.iter().any(|(_, error)| is(error));
+        let is_busy = any(|error| matches!(error, SourceError::PushedBack { .. }));
+        if is_busy && self.targets.len() > 1 {
+            return Some(&self.policy.busy_rounds);
+        }
+        any(|error| matches!(error, SourceError::Malformed { .. })).then_some(&self.policy.rounds)
     }
 
     /// Lets a provider rest, and says so once.
@@ -435,6 +453,7 @@ mod tests {
         rest: Duration::from_secs(30),
         longest_rest: Duration::from_secs(600),
         rounds: QUICK,
+        busy_rounds: QUICK,
     };
 
     fn failover(sources: &[&Arc<Scripted>]) -> Failover {
@@ -553,6 +572,19 @@ mod tests {
         let a = Scripted::new(&[Step::Malformed, Step::Malformed, Step::Malformed, Step::Blocks(1)]);
         let (_, error) = collect(&failover(&[&a]), range(0, 0)).await;
         assert!(matches!(error, Some(SourceError::Malformed { .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn where_all_push_back_they_are_waited_for() {
+        let a = Scripted::new(&[Step::PushedBack, Step::PushedBack, Step::Blocks(9)]);
+        let b = Scripted::new(&[Step::PushedBack, Step::Unavailable]);
+        assert_eq!(failover(&[&a, &b]).head().await.expect("a head").latest.number, 9);
+        let busy = || Scripted::new(&[Step::PushedBack; QUICK.attempts as usize]);
+        let error = failover(&[&busy(), &busy()]).head().await.expect_err("they never answer");
+        assert!(matches!(&error, SourceError::AllFailed { failures } if failures.len() == 2), "{error:?}");
+        // One alone was waited for when it was asked.
+        let error = failover(&[&Scripted::new(&[Step::PushedBack])]).head().await.expect_err("it is busy");
+        assert!(matches!(error, SourceError::PushedBack { .. }), "{error:?}");
     }
 
     #[tokio::test]

@@ -1,12 +1,12 @@
 //! The connection that gRPC sources share: an endpoint of Firehose or Substreams.
 //!
-//! An address, a token and a key are secrets: nothing of an address but its host is ever shown, and what
-//! an endpoint says is cleaned of them before it is passed on.
+//! An address, a token and a key are secrets: nothing of an address but its host and port is ever shown, and
+//! what an endpoint says is cleaned of them before it is passed on.
 
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 use tonic::{
     Code, Request, Response, Status, Streaming,
     metadata::{Ascii, MetadataValue},
@@ -17,8 +17,10 @@ use url::Url;
 
 use crate::{
     error::SourceError,
+    http::not_connected,
     limit::{LimitOptions, Limiter, Throttle},
     pb::google::protobuf::Any,
+    secrets,
 };
 
 /// The header that carries an API key.
@@ -102,8 +104,8 @@ pub type Service = InterceptedService<Channel, Auth>;
 #[derive(Clone)]
 pub struct Grpc {
     provider: String,
-    /// What messages call the endpoint.
-    host: String,
+    /// What messages call the endpoint: its host and port.
+    address: String,
     service: Service,
     secrets: Vec<String>,
     timeout: Duration,
@@ -114,7 +116,7 @@ pub struct Grpc {
 
 impl std::fmt::Debug for Grpc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grpc").field("provider", &self.provider).field("host", &self.host).finish()
+        f.debug_struct("Grpc").field("provider", &self.provider).field("address", &self.address).finish()
     }
 }
 
@@ -138,7 +140,6 @@ impl Grpc {
         let refused = |why: String| SourceError::Refused { provider: config.provider.clone(), why };
         let url = address(&config.url).map_err(&refused)?;
         let auth = auth(config).map_err(&refused)?;
-        let host = url.host_str().unwrap_or_default().to_owned();
         let channel = channel(&url).map_err(|error| refused(format!("{error}; {CHECK_URL}")))?;
         let mut secrets: Vec<_> = [&config.token, &config.api_key].into_iter().flatten().cloned().collect();
         secrets.extend(url.password().map(str::to_owned));
@@ -147,7 +148,7 @@ impl Grpc {
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         Ok(Self {
             provider: config.provider.clone(),
-            host,
+            address: secrets::address(&url),
             service: InterceptedService::new(channel, auth),
             secrets,
             timeout: config.timeout,
@@ -179,7 +180,10 @@ impl Grpc {
     {
         let mut pushed_back_since = None;
         loop {
-            let sent = self.limiter.ready(1).await;
+            let sent = match self.limiter.ready(1).await {
+                Ok(sent) => sent,
+                Err(rest) => return Err(self.busy(rest.to_string())),
+            };
             let status = match self.in_time(what, call()).await? {
                 Ok(answer) => {
                     self.limiter.kept_up(sent);
@@ -194,7 +198,7 @@ impl Grpc {
             }
             self.pushed_back(&status, sent);
             if !self.limiter.has_patience(*pushed_back_since.get_or_insert_with(Instant::now)) {
-                return Err(self.error(what, &status));
+                return Err(self.busy(self.said(what, &status)));
             }
         }
     }
@@ -203,21 +207,25 @@ impl Grpc {
     pub async fn next<T>(
         &self,
         what: &str,
-        message: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, SourceError> {
-        let asked = Instant::now();
-        self.in_time(what, message).await?.map_err(|status| {
-            if status.code() == Code::ResourceExhausted {
-                self.pushed_back(&status, asked);
-            }
-            self.error(what, &status)
-        })
+        messages: &mut Messages<T>,
+    ) -> Result<Option<T>, SourceError> {
+        let begun = messages.begun;
+        self.in_time(what, messages.next()).await?.map_err(|status| self.broken_off(what, &status, begun))
+    }
+
+    /// What a stream that was begun then has ended with.
+    fn broken_off(&self, what: &str, status: &Status, begun: Instant) -> SourceError {
+        if status.code() == Code::ResourceExhausted {
+            // Streams that were open together are pushed back together, which is news once.
+            self.pushed_back(status, begun);
+        }
+        self.error(what, status)
     }
 
     async fn in_time<T>(&self, what: &str, answer: impl Future<Output = T>) -> Result<T, SourceError> {
         tokio::time::timeout(self.timeout, answer).await.map_err(|_| {
             let secs = self.timeout.as_secs_f64();
-            self.unavailable(format!("{what}: {} was silent for {secs} seconds", self.host))
+            self.unavailable(format!("{what}: {} was silent for {secs} seconds", self.address))
         })
     }
 
@@ -227,8 +235,7 @@ impl Grpc {
 
     /// What a failed call means to whoever asked for blocks; `what` is what was asked.
     pub fn error(&self, what: &str, status: &Status) -> SourceError {
-        let words = self.clean(status);
-        let why = format!("{what}: {} says: {words} ({:?})", self.host, status.code());
+        let why = self.said(what, status);
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => {
                 self.refused(format!("{why}; check its `token` or `api_key`"))
@@ -250,6 +257,19 @@ impl Grpc {
             | Code::Unavailable
             | Code::DataLoss => self.unavailable(why),
         }
+    }
+
+    /// A failure in words: the endpoint's own, or those of the connection.
+    fn said(&self, what: &str, status: &Status) -> String {
+        let (address, words) = (&self.address, self.clean(status));
+        match std::error::Error::source(status) {
+            Some(_) => format!("{what}: the connection to {address} failed: {words}"),
+            None => format!("{what}: {address} says: {words} ({:?})", status.code()),
+        }
+    }
+
+    fn busy(&self, why: String) -> SourceError {
+        SourceError::PushedBack { provider: self.provider.clone(), why }
     }
 
     /// It may work later.
@@ -281,6 +301,8 @@ impl Grpc {
 /// A stream whose first message has come.
 #[derive(Debug)]
 pub struct Messages<T> {
+    /// When it was asked for.
+    begun: Instant,
     /// The first one until it is asked for: `None` of a stream that has ended without any.
     first: Option<Option<T>>,
     stream: Streaming<T>,
@@ -290,13 +312,16 @@ impl<T> Messages<T> {
     /// Waits for the first message. Endpoints say yes to a call before they look at it, and then say in the place
     /// of the first message that they are busy, or do not know the caller: until that has come a stream is a call
     /// without an answer.
-    pub async fn begin(answer: Result<Response<Streaming<T>>, Status>) -> Result<Self, Status> {
-        let mut stream = answer?.into_inner();
-        Ok(Self { first: Some(stream.message().await?), stream })
+    pub async fn begin(
+        answer: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+    ) -> Result<Self, Status> {
+        let begun = Instant::now();
+        let mut stream = answer.await?.into_inner();
+        Ok(Self { begun, first: Some(stream.message().await?), stream })
     }
 
     /// The next message; `None` once the stream is over.
-    pub async fn next(&mut self) -> Result<Option<T>, Status> {
+    async fn next(&mut self) -> Result<Option<T>, Status> {
         match self.first.take() {
             Some(first) => Ok(first),
             None => self.stream.message().await,
@@ -350,6 +375,15 @@ fn address(text: &str) -> Result<Url, String> {
 /// Refuses an address that [`Grpc::connect`] would refuse.
 pub fn check_url(text: &str) -> Result<(), String> {
     address(text).map(drop)
+}
+
+/// Connects to an address and sends nothing; the error says why that cannot be done.
+pub async fn reach(text: &str) -> Result<(), String> {
+    let address = secrets::address(&address(text)?);
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+        Ok(connected) => connected.map(drop).map_err(|error| not_connected(&address, &error)),
+        Err(_) => Err(format!("no connection to {address} has come about within {CONNECT_TIMEOUT:?}")),
+    }
 }
 
 fn auth(config: &GrpcConfig) -> Result<Auth, String> {
@@ -421,7 +455,7 @@ mod tests {
             (Code::Unauthenticated, false, "check its `token`"),
             (Code::PermissionDenied, false, "`api_key`"),
             (Code::Unimplemented, false, "check that `url`"),
-            (Code::InvalidArgument, false, "the blocks: localhost says"),
+            (Code::InvalidArgument, false, "the blocks: localhost:1 says"),
             (Code::Unavailable, true, "(Unavailable)"),
             (Code::ResourceExhausted, true, "no ***, *** or ***"),
             (Code::Internal, true, "***"),
@@ -494,9 +528,13 @@ mod tests {
         assert!(error.may_pass() && error.with_causes().contains("slower"), "{error:?}");
         // In the middle of a stream it is told to who reads on.
         let grpc = self::grpc(&GrpcConfig::new("p", "http://h:1"));
-        grpc.next("a block", async { Err::<(), _>(Status::resource_exhausted("slower")) })
-            .await
-            .expect_err("it");
-        assert_eq!(grpc.limiter().further_turns(100).len(), 8);
+        for half in [8, 4] {
+            let begun = Instant::now();
+            for _ in 0..3 {
+                let error = grpc.broken_off("a block", &Status::resource_exhausted("slower"), begun);
+                assert!(matches!(error, SourceError::Unavailable { .. }), "it was not asked again: {error:?}");
+            }
+            assert_eq!(grpc.limiter().further_turns(100).len(), half, "they were open together");
+        }
     }
 }

@@ -24,6 +24,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest of those.
 const MAX_OWN_PAUSE: Duration = Duration::from_secs(8);
+/// How long a provider that only pushes back is asked again where others can be asked instead.
+const PATIENCE_BESIDE_OTHERS: Duration = Duration::from_secs(10);
 /// After somebody has given up waiting, nobody waits in vain for so long.
 const IMPATIENCE: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,8 @@ struct Limits {
     options: LimitOptions,
     /// How many processes share them.
     sharers: u32,
+    /// Whether others can be asked in the provider's place.
+    has_others: bool,
     most: usize,
     /// Requests at a time, from one to the most.
     allowed: usize,
@@ -76,6 +80,7 @@ impl Limits {
         Self {
             options: *options,
             sharers: 1,
+            has_others: false,
             most,
             allowed: if options.is_near { most } else { most.min(FIRST_REQUESTS) },
             doubles_to: most,
@@ -152,12 +157,26 @@ impl Limits {
         self.gave_up.is_some_and(|at| now < at + IMPATIENCE)
     }
 
+    /// How long a request is asked again that does nothing but push back.
+    fn patience(&self) -> Duration {
+        let patience = self.options.patience;
+        if self.has_others { patience.min(PATIENCE_BESIDE_OTHERS) } else { patience }
+    }
+
+    /// How long the provider wants to be left alone, where that is too long to be waited for.
+    fn too_long_a_rest(&self, now: Instant) -> Option<Duration> {
+        let rest = self.pause(now).filter(|_| self.has_others)? - now;
+        (rest > PATIENCE_BESIDE_OTHERS).then_some(rest)
+    }
+
     /// Whether to ask again what has only been pushed back since then.
     fn has_patience(&mut self, since: Instant, now: Instant) -> bool {
         if self.is_impatient(now) {
             return false;
         }
-        let is_patient = now < since + self.options.patience;
+        // Beside others nobody waits for a rest that is longer than the patience.
+        let asked_again = self.pause(now).filter(|_| self.has_others).unwrap_or(now);
+        let is_patient = asked_again < since + self.patience();
         if !is_patient {
             self.gave_up = Some(now);
         }
@@ -175,6 +194,16 @@ impl Limits {
         let start = self.paid_until.unwrap_or(now).max(now);
         self.paid_until = Some(start + interval.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX)));
         start
+    }
+}
+
+/// The provider wants to be left alone for longer than it is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LongRest(Duration);
+
+impl std::fmt::Display for LongRest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it wants no requests for {} s", self.0.as_secs())
     }
 }
 
@@ -236,21 +265,31 @@ impl Limiter {
         permits.map(|permit| Turn { limiter: self.clone(), permit: Some(permit) }).collect()
     }
 
-    /// Waits until so many calls may be sent, and says when that is.
-    pub async fn ready(&self, calls: usize) -> Instant {
-        self.rest_over().await;
-        let at = locked(&self.limits).book(calls, Instant::now());
-        if at > Instant::now() {
-            tokio::time::sleep_until(at).await;
-            self.rest_over().await;
+    /// Waits until so many calls may be sent, and says when that is. Not for a long rest of the provider where
+    /// others can be asked in its place.
+    pub async fn ready(&self, calls: usize) -> Result<Instant, LongRest> {
+        let now = self.rest_over().await?;
+        let at = locked(&self.limits).book(calls, now);
+        if at <= now {
+            return Ok(now);
         }
-        Instant::now()
+        tokio::time::sleep_until(at).await;
+        self.rest_over().await
     }
 
-    async fn rest_over(&self) {
+    /// A moment of no rest. It lies before any rest that begins now, so that what is sent then is not taken for
+    /// an answer to that.
+    async fn rest_over(&self) -> Result<Instant, LongRest> {
         loop {
-            let pause = locked(&self.limits).pause(Instant::now());
-            let Some(end) = pause else { return };
+            let now = Instant::now();
+            let (pause, too_long) = {
+                let limits = locked(&self.limits);
+                (limits.pause(now), limits.too_long_a_rest(now))
+            };
+            if let Some(rest) = too_long {
+                return Err(LongRest(rest));
+            }
+            let Some(end) = pause else { return Ok(now) };
             tokio::time::sleep_until(end).await;
         }
     }
@@ -315,6 +354,17 @@ impl Throttle {
     /// So many processes share the limits from now on, evenly.
     pub fn share(&self, processes: u32) {
         self.0.share(processes);
+    }
+
+    /// Whether others can be asked in the provider's place, as where several serve one chain: then one that
+    /// only pushes back is left soon.
+    pub fn beside_others(&self, has_others: bool) {
+        locked(&self.0.limits).has_others = has_others;
+    }
+
+    /// How long a request is asked again that does nothing but push back.
+    pub fn patience(&self) -> Duration {
+        locked(&self.0.limits).patience()
     }
 
     /// What lets requests through.
@@ -444,6 +494,41 @@ mod tests {
         assert_eq!(rest(70, None), (false, 250));
         assert_eq!(rest(80, Some(Duration::from_secs(5))), (false, 5000));
         assert_eq!(rest(121, None), (false, 8000));
+    }
+
+    #[test]
+    fn one_beside_others_is_left_soon_and_at_once_where_it_wants_a_long_rest() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let pushed_back = |secs, said: Option<u64>| {
+            let mut limits = Limits::new(&LimitOptions { patience: Duration::from_secs(60), ..options(8) });
+            limits.has_others = true;
+            limits.pushed_back(at(secs), said.map(Duration::from_secs), at(secs));
+            limits.has_patience(start, at(secs))
+        };
+        assert_eq!([0, 9, 10].map(|secs| pushed_back(secs, None)), [true, true, false]);
+        assert_eq!([9, 10, 60].map(|rest| pushed_back(0, Some(rest))), [true, false, false]);
+        let mut limits = Limits::new(&options(8));
+        limits.pushed_back(start, Some(Duration::from_secs(30)), start);
+        assert_eq!(limits.too_long_a_rest(at(1)), None);
+        limits.has_others = true;
+        let rests = [1, 20, 30].map(|secs| limits.too_long_a_rest(at(secs)));
+        assert_eq!(rests, [Some(Duration::from_secs(29)), None, None]);
+        limits.options.patience = Duration::ZERO;
+        assert_eq!(limits.patience(), Duration::ZERO, "less is less");
+    }
+
+    #[tokio::test]
+    async fn requests_that_were_let_through_together_are_pushed_back_once() {
+        let limiter = Limiter::new(&LimitOptions { is_near: true, ..options(16) });
+        for allowed in [8, 4] {
+            let mut sent = vec![];
+            for _ in 0..5 {
+                sent.push(limiter.ready(1).await.expect("a moment"));
+            }
+            sent.into_iter().for_each(|sent| limiter.pushed_back("p", "slower", sent, None));
+            assert_eq!(locked(&limiter.limits).allowed, allowed);
+        }
     }
 
     #[test]

@@ -54,8 +54,12 @@ impl RetryPolicy {
     }
 
     /// The wait before asking again; `None` where that does not help or was done often enough.
-    fn after(&self, error: &SourceError, failures: u32) -> Option<Duration> {
-        let passing = matches!(error, SourceError::Unavailable { .. } | SourceError::Missing { .. });
+    fn after(&self, error: &SourceError, failures: u32, has_others: bool) -> Option<Duration> {
+        let passing = match error {
+            SourceError::Unavailable { .. } | SourceError::Missing { .. } => true,
+            SourceError::PushedBack { .. } => !has_others,
+            _ => false,
+        };
         if passing { self.pause(failures) } else { None }
     }
 }
@@ -66,18 +70,24 @@ fn jitter() -> f64 {
     f64::from((random >> 32) as u32) / f64::from(u32::MAX)
 }
 
-/// A source that asks the source within again after errors that may pass, `Unavailable` and
+/// A source that asks the source within again after errors that may pass, `Unavailable`, `PushedBack` and
 /// `Missing`; all others pass through. A stream goes on behind the last block received.
 #[derive(Debug)]
 pub struct Retry<S: ?Sized> {
     policy: RetryPolicy,
+    has_others: bool,
     inner: Arc<S>,
 }
 
 impl<S: BlockSource + ?Sized> Retry<S> {
     /// `inner`, asked again as `policy` says.
     pub fn new(inner: Arc<S>, policy: RetryPolicy) -> Self {
-        Self { policy, inner }
+        Self { policy, has_others: false, inner }
+    }
+
+    /// A source beside which there are others: what it only pushes back, also when asked again, is theirs.
+    pub fn beside_others(self) -> Self {
+        Self { has_others: true, ..self }
     }
 
     async fn ask<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T, SourceError>
@@ -91,7 +101,8 @@ impl<S: BlockSource + ?Sized> Retry<S> {
                 Err(error) => error,
             };
             failures += 1;
-            let Some(wait) = self.policy.after(&error, failures) else { return Err(error) };
+            let wait = self.policy.after(&error, failures, self.has_others);
+            let Some(wait) = wait else { return Err(error) };
             warn(&error, what, failures, wait);
             tokio::time::sleep(wait).await;
         }
@@ -145,6 +156,7 @@ impl<S: BlockSource + ?Sized + 'static> BlockSource for Retry<S> {
     ) -> BoxStream<'static, Result<BlockRows, SourceError>> {
         let stream = Resuming {
             policy: self.policy,
+            has_others: self.has_others,
             inner: self.inner.clone(),
             remaining: Remaining::new(range, behind),
             failures: 0,
@@ -160,6 +172,7 @@ const WITH_PLACE: u32 = 2;
 /// A stream that is begun anew behind the last block received.
 struct Resuming<S: ?Sized> {
     policy: RetryPolicy,
+    has_others: bool,
     inner: Arc<S>,
     remaining: Remaining,
     /// Failures since the last block received.
@@ -188,7 +201,7 @@ impl<S: BlockSource + ?Sized> Resuming<S> {
             };
             self.stream = None;
             self.failures += 1;
-            let Some(wait) = self.policy.after(&error, self.failures) else {
+            let Some(wait) = self.policy.after(&error, self.failures, self.has_others) else {
                 self.remaining.end();
                 return Some(Err(error));
             };
@@ -299,6 +312,20 @@ mod tests {
         let (received, error) = collect(&retry(&source), range(0, 1)).await;
         assert_eq!(received, [range(0, 0)]);
         assert!(matches!(error, Some(SourceError::Refused { .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_pushed_back_is_asked_again_where_there_are_no_others() {
+        let script = [Step::PushedBack, Step::Blocks(5), Step::PushedBack, Step::Blocks(2)];
+        let alone = Retry::new(Scripted::new(&script), QUICK);
+        assert_eq!(alone.head().await.expect("a head").latest.number, 5);
+        assert_eq!(collect(&alone, range(0, 1)).await.0, [range(0, 1)]);
+        let beside_others = Retry::new(Scripted::new(&[Step::PushedBack, Step::PushedBack]), QUICK);
+        let beside_others = beside_others.beside_others();
+        let error = beside_others.head().await.expect_err("it is pushed back");
+        assert!(matches!(error, SourceError::PushedBack { .. }), "{error:?}");
+        let (received, error) = collect(&beside_others, range(0, 1)).await;
+        assert!(received.is_empty() && matches!(error, Some(SourceError::PushedBack { .. })), "{error:?}");
     }
 
     #[tokio::test]

@@ -26,6 +26,7 @@ pub(crate) enum Step {
     /// Has no block at the number that it is asked for.
     None,
     Unavailable,
+    PushedBack,
     Missing,
     NotLinked,
     Malformed,
@@ -58,6 +59,7 @@ impl Scripted {
     fn failure(step: Step) -> SourceError {
         let provider = "p".to_owned();
         match step {
+            Step::PushedBack => SourceError::PushedBack { provider, why: "slower".into() },
             Step::Missing => SourceError::Missing { provider, block: 1, what: "the block" },
             Step::NotLinked => SourceError::NotLinked { block: 1, expected: hash(0, 0), found: hash(1, 0) },
             Step::Malformed => SourceError::Malformed { provider, block: 1, why: "bad".into() },

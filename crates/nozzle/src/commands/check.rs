@@ -161,7 +161,10 @@ impl Checking {
         let Self { context, manifest, .. } = self;
         let stop = self.shutdown.token();
         providers::import(&context.providers_folder()?, context.metadata.as_ref()).await?;
-        let endpoints = sources::endpoints_of_manifest(manifest, context).await?;
+        let mut endpoints = sources::endpoints_of_manifest(manifest, context).await?;
+        if let Some(network) = manifest.network() {
+            context.throttles.hold(&mut endpoints, &network)?;
+        }
         let source = sources::open(&endpoints, manifest, Some(self.args.verify), context).await?;
         let target = Target {
             metadata: Arc::clone(&context.metadata),

@@ -27,10 +27,10 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let ended =
         JobFilter { statuses: JobStatus::TERMINAL.to_vec(), limit: ENDED_JOBS, ..JobFilter::default() };
     let jobs = [metadata.jobs(&live).await?, metadata.jobs(&ended).await?].concat();
-    if !jobs.is_empty() {
-        text += &jobs_text(metadata, &jobs).await?;
-    }
     let (workers, now) = (metadata.workers().await?, metadata.clock().await?);
+    if !jobs.is_empty() {
+        text += &jobs_text(metadata, &jobs, &workers).await?;
+    }
     if !workers.is_empty() {
         text += &workers_text(&workers, now);
     }
@@ -84,7 +84,11 @@ fn number(number: Option<BlockNum>) -> String {
     number.map_or("-".to_owned(), |number| number.to_string())
 }
 
-async fn jobs_text(metadata: &dyn MetadataStore, jobs: &[Job]) -> anyhow::Result<String> {
+async fn jobs_text(
+    metadata: &dyn MetadataStore,
+    jobs: &[Job],
+    workers: &[Worker],
+) -> anyhow::Result<String> {
     let revisions: Vec<RevisionId> = jobs.iter().filter_map(|job| job.revision).collect();
     let stored = metadata.coverage(&revisions).await?;
     let mut text = format!(
@@ -107,8 +111,24 @@ async fn jobs_text(metadata: &dyn MetadataStore, jobs: &[Job]) -> anyhow::Result
         if let Some(error) = &job.error {
             text += &format!("         {error}\n");
         }
+        if let Some(why) = left_alone(job.status, job.node_id.as_deref(), workers) {
+            text += &format!("         {why}\n");
+        }
     }
     Ok(text)
+}
+
+/// Why nobody is at a job that is under way, where nobody is; `node_id` is the worker that has or had it.
+fn left_alone(status: JobStatus, node_id: Option<&str>, workers: &[Worker]) -> Option<&'static str> {
+    if JobStatus::TERMINAL.contains(&status) {
+        return None;
+    }
+    if !workers.iter().any(|worker| worker.is_alive) {
+        return Some("no live worker has it: it goes on once one runs (`nozzle worker`, or `nozzle server --dev`)");
+    }
+    let is_gone = |worker: &Worker| Some(worker.node_id.as_str()) == node_id && !worker.is_alive;
+    let is_held = status != JobStatus::Scheduled;
+    (is_held && workers.iter().any(is_gone)).then_some("its worker is gone: another one goes on with it")
 }
 
 fn workers_text(workers: &[Worker], now: DateTime<Utc>) -> String {
@@ -129,4 +149,38 @@ fn workers_text(workers: &[Worker], now: DateTime<Utc>) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_whose_workers_are_gone_is_told_from_one_that_runs() {
+        let worker = |node_id: &str, is_alive| Worker {
+            node_id: node_id.into(),
+            started_at: DateTime::UNIX_EPOCH,
+            last_heartbeat: DateTime::UNIX_EPOCH,
+            is_alive,
+            version: "0".into(),
+            region: None,
+            running_tasks: 0,
+        };
+        let (gone, both) = ([worker("a", false)], [worker("a", false), worker("b", true)]);
+        for (status, node_id, workers, says) in [
+            (JobStatus::Running, Some("a"), &gone[..], Some("no live worker has it")),
+            (JobStatus::Scheduled, None, &[], Some("no live worker has it")),
+            (JobStatus::Running, Some("a"), &both, Some("its worker is gone")),
+            (JobStatus::Running, Some("b"), &both, None),
+            (JobStatus::Scheduled, Some("a"), &both, None),
+            (JobStatus::Completed, Some("a"), &gone, None),
+        ] {
+            let said = left_alone(status, node_id, workers);
+            let is_so = match says {
+                Some(says) => said.is_some_and(|said| said.contains(says)),
+                None => said.is_none(),
+            };
+            assert!(is_so, "{status:?} {node_id:?}: {said:?}");
+        }
+    }
 }

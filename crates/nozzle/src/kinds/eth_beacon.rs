@@ -15,7 +15,7 @@ use nozzle_sources::{
 use serde::Deserialize;
 use url::Url;
 
-use super::{Endpoint, Keys, Kind, check_common, read};
+use super::{Endpoint, Keys, Kind, check_common, check_scheme, read};
 
 /// The keys of an `eth-beacon` provider, beside `kind` and `network`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -55,7 +55,7 @@ impl Kind for EthBeaconKind {
     fn check(&self, keys: &Keys) -> anyhow::Result<()> {
         let provider: Provider = read(keys, &KEYS)?;
         check_common(&provider.url, provider.timeout_secs, provider.concurrent_request_limit)?;
-        Ok(())
+        check_scheme(&provider.url).context("`url` is not valid")
     }
 
     fn tables(&self, _manifest: &RawManifest) -> anyhow::Result<Vec<TableDef>> {
@@ -92,6 +92,8 @@ impl Kind for EthBeaconKind {
 
 fn config(endpoint: &Endpoint) -> anyhow::Result<BeaconConfig> {
     let provider: Provider = read(&endpoint.keys, &KEYS)?;
+    check_scheme(&provider.url)
+        .with_context(|| format!("the URL of the provider `{}` is not valid", endpoint.name))?;
     // The URL may hold a secret, so a bad one is not repeated, nor the error that may show it.
     let url = Url::parse(&provider.url).ok().with_context(|| {
         format!(

@@ -15,7 +15,7 @@ use nozzle_sources::{
 };
 use serde::Deserialize;
 
-use super::{Endpoint, Keys, Kind, check_common, read};
+use super::{Endpoint, Keys, Kind, check_common, check_scheme, read};
 
 /// The keys of an `evm-rpc` provider, beside `kind` and `network`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -75,6 +75,7 @@ impl Kind for EvmRpcKind {
     fn check(&self, keys: &Keys) -> anyhow::Result<()> {
         let provider: Provider = read(keys, &KEYS)?;
         check_common(&provider.url, provider.timeout_secs, provider.concurrent_request_limit)?;
+        check_scheme(&provider.url).context("`url` is not valid")?;
         if provider.rpc_batch_size > MAX_BATCH_SIZE {
             bail!("`rpc_batch_size` must be at most {MAX_BATCH_SIZE}");
         }
@@ -120,6 +121,8 @@ pub fn node(endpoint: &Endpoint) -> anyhow::Result<EvmRpc> {
 
 fn config(endpoint: &Endpoint) -> anyhow::Result<EvmRpcConfig> {
     let provider: Provider = read(&endpoint.keys, &KEYS)?;
+    check_scheme(&provider.url)
+        .with_context(|| format!("the URL of the provider `{}` is not valid", endpoint.name))?;
     // The URL may hold a secret, so a bad one is not repeated.
     let url = evm_rpc::parse_url(&provider.url).with_context(|| {
         format!(

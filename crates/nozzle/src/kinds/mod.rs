@@ -144,6 +144,19 @@ fn read<T: DeserializeOwned>(keys: &Keys, known: &[&str]) -> anyhow::Result<T> {
     Ok(serde_json::from_value(Value::Object(keys.clone()))?)
 }
 
+/// Refuses an address of HTTP that is a host and a port alone, and says what was meant. What follows the port may
+/// be a secret, and is not repeated.
+fn check_scheme(url: &str) -> anyhow::Result<()> {
+    let authority = url.split('/').next().unwrap_or_default();
+    let Some((host, port)) = authority.rsplit_once(':') else { return Ok(()) };
+    let is_name = |host: &str| host.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char));
+    let is_host = is_name(host) || host.starts_with('[') && host.ends_with(']');
+    if !host.is_empty() && is_host && port.parse::<u16>().is_ok() {
+        bail!("it does not say how to speak to `{authority}`: write `http://{authority}`, or `https://` before it");
+    }
+    Ok(())
+}
+
 /// Refuses an endpoint without an address, or one that may never be asked or answer.
 fn check_common(url: &str, timeout_secs: f64, concurrent_request_limit: u16) -> anyhow::Result<()> {
     if url.is_empty() {
@@ -156,4 +169,33 @@ fn check_common(url: &str, timeout_secs: f64, concurrent_request_limit: u16) -> 
         bail!("`concurrent_request_limit` must be at least 1");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_and_port_without_a_scheme_is_told_what_it_lacks() {
+        for (url, meant) in [
+            ("localhost:8545", "`http://localhost:8545`"),
+            ("127.0.0.1:8545", "`http://127.0.0.1:8545`"),
+            ("[::1]:8545", "`http://[::1]:8545`"),
+            ("rpc.example.org:443/v2/secret", "`http://rpc.example.org:443`"),
+        ] {
+            let error = check_scheme(url).expect_err(url).to_string();
+            assert!(error.contains(meant) && !error.contains("secret"), "{error}");
+        }
+        for url in [
+            "http://localhost:8545",
+            "/run/geth.ipc",
+            "ipc:/run/geth.ipc",
+            "localhost",
+            "user:word@h:8545",
+            "${HOST}:8545",
+            "",
+        ] {
+            assert!(check_scheme(url).is_ok(), "{url}");
+        }
+    }
 }

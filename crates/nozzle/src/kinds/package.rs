@@ -149,8 +149,15 @@ fn differences(was: &[TableDef], is: &[TableDef]) -> Vec<String> {
 }
 
 fn read(place: &str) -> anyhow::Result<Vec<u8>> {
-    if place.starts_with("https://") || place.starts_with("http://") {
-        return elsewhere(download(place));
+    let scheme = place.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        Some("https" | "http") => return elsewhere(download(place)),
+        None | Some("file") => {}
+        Some(scheme) if stores::SCHEMES.contains(&scheme) => {}
+        Some(scheme) => bail!(
+            "packages are not read from `{scheme}://`; use a path on this machine, or a URL that begins with https://, \
+             http://, s3://, gs:// or az://"
+        ),
     }
     match Place::parse(place, Path::new(""))? {
         Place::Local(path) => {
@@ -274,6 +281,7 @@ mod tests {
             assert!(error.contains(says) && error.contains("reading the package"), "{name}: {error}");
         }
         let error = format!("{:#}", load("ftp://x.org/a.spkg").expect_err("no such scheme"));
-        assert!(error.contains("`ftp://`"), "{error}");
+        let works = ["https://", "http://", "s3://", "gs://", "az://", "a path"];
+        assert!(error.contains("`ftp://`") && works.iter().all(|works| error.contains(works)), "{error}");
     }
 }

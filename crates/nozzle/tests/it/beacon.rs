@@ -244,6 +244,20 @@ async fn where_one_node_fails_another_goes_on() {
 }
 
 #[tokio::test]
+async fn a_node_that_wants_a_long_rest_is_left_at_once_beside_another() {
+    let chain = BeaconChain::build(80, &[40, 41]);
+    let (busy, good) = (BeaconNode::start(chain.clone()).unwrap(), BeaconNode::start(chain.clone()).unwrap());
+    busy.fail("eth/", BeaconFault::Status(429, Some(60)), 1000);
+    let place = place(Db::Sqlite, "", &[&busy, &good]);
+    let started = std::time::Instant::now();
+    let said = place.ok(&["dump", "--dataset", "beacon", "--end-block", "80"]);
+    assert!(said.stderr.contains("`beacon0` is left to rest"), "{}", said.stderr);
+    assert!(started.elapsed().as_secs() < 30, "it was waited for {:?}", started.elapsed());
+    assert_eq!(busy.asked().len(), 1, "nothing is asked of it while it rests");
+    assert_eq!(stored_roots(&place), roots_of(&chain, 80));
+}
+
+#[tokio::test]
 async fn a_node_of_another_network_is_refused() {
     let mut chain = BeaconChain::build(5, &[]);
     chain.network.spec["DEPOSIT_CHAIN_ID"] = "1".into();

@@ -126,10 +126,12 @@ async fn what_is_wrong_with_an_endpoint_is_told_with_what_to_do() {
         ("b4", "evm-rpc", "chain-31337", beacon, "", &["check"]),
         ("f1", "firehose", "sepolia", &fire, good, &["serves `mainnet`, and not `sepolia`"]),
         ("f2", "firehose", "mainnet", &fire, bad, &["check its `token`"]),
-        ("f3", "firehose", "mainnet", nobody, good, &["check `url`", "endpoint runs"]),
+        ("f3", "firehose", "mainnet", nobody, good, &["127.0.0.1:1 failed", "check `url`", "endpoint runs"]),
         ("f4", "firehose", "mainnet", &sub, good, &["check"]),
         ("s1", "substreams", "mainnet", &sub, bad, &["check its `token`"]),
-        ("s2", "substreams", "mainnet", nobody, good, &["check `url`", "endpoint runs"]),
+        ("s2", "substreams", "mainnet", nobody, good, &["127.0.0.1:1 failed", "check `url`", "endpoint runs"]),
+        // For want of a package it is only dialled.
+        ("s4", "substreams", "holesky", nobody, good, &["nothing listens at 127.0.0.1:1"]),
         ("s3", "substreams", "sepolia", &fire, good, &["check"]),
         ("v1", "eth-beacon", "mainnet", beacon, "auth_token = \"${NO_SUCH}\"", &["NO_SUCH is not set"]),
     ] {
@@ -139,6 +141,7 @@ async fn what_is_wrong_with_an_endpoint_is_told_with_what_to_do() {
         let (verdict, about) = said_of(&report.stdout, name);
         assert_eq!(verdict, "FAILED", "{name}: {}", report.stdout);
         assert!(words.iter().all(|words| about.contains(words)), "{name}: {about}");
+        assert!(url != nobody || !about.contains("reachable"), "{name}: {about}");
         assert!(!report.stdout.contains("wro-ng") && !report.stderr.contains("wro-ng"), "{name}");
         std::fs::remove_file(place.path(&format!(".nozzle/providers/{name}.toml"))).unwrap();
     }

@@ -60,6 +60,14 @@ fn no_node_at_the_url() {
 fn a_url_that_is_none_and_one_with_another_service_behind_it() {
     let place = Place::empty();
     assert_fails(&place.run(&["dump", "--rpc-url", "localhost"]), &["URL", "http://localhost:8545"]);
+    let meant = "write `http://127.0.0.1:8546`";
+    assert_fails(&place.run(&["dump", "--rpc-url", "127.0.0.1:8546"]), &["--rpc-url", meant]);
+    let meant = "write `http://localhost:8546`";
+    assert_fails(&place.run(&["dump", "--rpc-url", "localhost:8546"]), &["--rpc-url", meant]);
+    let provider = "kind = \"evm-rpc\"\nnetwork = \"anvil\"\nurl = \"localhost:8546\"\n";
+    place.write(".nozzle/providers/anvil.toml", provider);
+    assert_fails(&place.run(&["dump", "--dataset", "anvil"]), &["anvil.toml", meant]);
+    std::fs::remove_file(place.path(".nozzle/providers/anvil.toml")).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {

@@ -113,6 +113,19 @@ async fn one_that_answers_with_a_page_or_not_at_all_is_left() {
     assert_whole(&place, &said).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_only_pushes_back_is_soon_left_beside_another() {
+    let right = chain(0);
+    let busy = always(Fault::TooManyRequests, &right);
+    let place = place(&[busy.url(), right.url()]);
+    let started = std::time::Instant::now();
+    let said = dump(&place);
+    assert!(said.stderr.contains("`a_first` is left to rest"), "{}", said.stderr);
+    assert!(said.stderr.contains("pushes back: it answers HTTP 429"), "{}", said.stderr);
+    assert!(started.elapsed().as_secs() < 40, "it was asked for {:?}", started.elapsed());
+    assert_whole(&place, &said).await;
+}
+
 #[test]
 fn with_all_away_the_error_names_each() {
     let said = dump(&place(&[&nowhere(), &nowhere()]));

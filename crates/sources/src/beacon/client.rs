@@ -87,7 +87,10 @@ impl Client {
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, SourceError> {
         let mut pushed_back_since = None;
         loop {
-            let sent = self.limiter.ready(1).await;
+            let sent = match self.limiter.ready(1).await {
+                Ok(sent) => sent,
+                Err(rest) => return Err(self.pushed_back(rest.to_string())),
+            };
             let why = match self.ask(path).await {
                 Ok(answer) => {
                     self.limiter.kept_up(sent);
@@ -101,7 +104,7 @@ impl Client {
                 }
             };
             if !self.limiter.has_patience(*pushed_back_since.get_or_insert_with(Instant::now)) {
-                return Err(self.unavailable(why));
+                return Err(self.pushed_back(why));
             }
         }
     }
@@ -176,6 +179,10 @@ impl Client {
     /// The answer may be had later.
     pub fn unavailable(&self, why: String) -> SourceError {
         SourceError::Unavailable { provider: self.provider.clone(), source: why.into() }
+    }
+
+    fn pushed_back(&self, why: String) -> SourceError {
+        SourceError::PushedBack { provider: self.provider.clone(), why }
     }
 
     /// Asking again does not help.

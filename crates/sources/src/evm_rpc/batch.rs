@@ -177,9 +177,17 @@ impl Client {
     /// The answers of one request to the calls at some places, with these.
     async fn call_part(&self, calls: &[Call], part: Vec<usize>) -> (Vec<usize>, Vec<PartAnswer>) {
         let calls: Vec<&Call> = part.iter().map(|place| &calls[*place]).collect();
-        let sent = self.limiter().ready(calls.len()).await;
-        let answers = self.call_together(&calls).await;
-        self.note(sent, &answers);
+        let answers = match self.limiter().ready(calls.len()).await {
+            Ok(sent) => {
+                let answers = self.call_together(&calls).await;
+                self.note(sent, &answers);
+                answers
+            }
+            Err(rest) => {
+                let error = CallError::PushedBack { why: rest.to_string(), rest: None };
+                calls.iter().map(|_| Some(Err(error.clone()))).collect()
+            }
+        };
         (part, answers)
     }
 

@@ -236,7 +236,10 @@ impl Client {
             CallError::Rpc { code, message, .. } => {
                 self.unavailable(format!("`{method}` failed: {message} ({code})"))
             }
-            CallError::Unavailable(why) | CallError::PushedBack { why, .. } => self.unavailable(why),
+            CallError::Unavailable(why) => self.unavailable(why),
+            CallError::PushedBack { why, .. } => {
+                SourceError::PushedBack { provider: self.provider.clone(), why }
+            }
             CallError::Refused(why) => self.refused(why),
             // As of a page before a node that has answered before.
             CallError::Unfit { why, .. } if self.has_answered.load(Ordering::Relaxed) => {

@@ -122,10 +122,10 @@ impl Client {
         let what = format!("block {number}");
         let call = async || {
             let mut client = client!(StreamClient, self.grpc);
-            not_found(Messages::begin(client.blocks(request.clone()).await).await)
+            not_found(Messages::begin(client.blocks(request.clone())).await)
         };
         let Some(mut stream) = self.grpc.call(&what, call).await? else { return Ok(None) };
-        while let Some(Response { block, step, .. }) = self.grpc.next(&what, stream.next()).await? {
+        while let Some(Response { block, step, .. }) = self.grpc.next(&what, &mut stream).await? {
             // One that is no part of the chain any more.
             if step != i32::from(ForkStep::StepUndo) {
                 return self.payload(number, block).map(Some);
@@ -143,7 +143,7 @@ impl Client {
         let what = "a stream of blocks";
         let call = async || {
             let mut client = client!(StreamClient, self.grpc);
-            match Messages::begin(client.blocks(request.clone()).await).await {
+            match Messages::begin(client.blocks(request.clone())).await {
                 Err(status) if !request.cursor.is_empty() && may_be_of_cursor(&status) => Ok(Err(status)),
                 answer => answer.map(Ok),
             }
@@ -165,7 +165,7 @@ impl Client {
     ) -> Result<Option<Step>, SourceError> {
         loop {
             let what = format!("the blocks from {expected} on");
-            let Some(response) = self.grpc.next(&what, stream.next()).await? else { return Ok(None) };
+            let Some(response) = self.grpc.next(&what, stream).await? else { return Ok(None) };
             let Response { block, step, cursor, metadata } = response;
             match ForkStep::try_from(step) {
                 Ok(ForkStep::StepUndo) => {

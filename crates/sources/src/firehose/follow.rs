@@ -186,6 +186,9 @@ fn again(client: &Client, error: &SourceError) -> SourceError {
             SourceError::Malformed { provider: provider.clone(), block: *block, why: why.clone() }
         }
         SourceError::Unavailable { source, .. } => client.unavailable(source.to_string()),
+        SourceError::PushedBack { provider, why } => {
+            SourceError::PushedBack { provider: provider.clone(), why: why.clone() }
+        }
         error => client.unavailable(error.with_causes()),
     }
 }

@@ -99,7 +99,7 @@ impl Client {
                 .send_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(self.grpc.max_message_bytes)
                 .max_encoding_message_size(super::MAX_PACKAGE_BYTES);
-            Messages::begin(client.blocks(request.clone()).await).await
+            Messages::begin(client.blocks(request.clone())).await
         };
         let responses = self.grpc.call("the module's output", call).await?;
         Ok(Stream {
@@ -128,7 +128,7 @@ impl Stream {
     /// endpoint says goes to the log.
     pub async fn next(&mut self) -> Result<Option<Said>, SourceError> {
         loop {
-            let next = self.grpc.next("the module's output", self.responses.next()).await?;
+            let next = self.grpc.next("the module's output", &mut self.responses).await?;
             let Some(response) = next else { return Ok(None) };
             if let Some(said) = self.read(response)? {
                 return Ok(Some(said));

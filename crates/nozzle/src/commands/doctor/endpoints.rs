@@ -7,7 +7,7 @@ use futures::future::join_all;
 use nozzle_core::manifest::{Manifest, RawManifest};
 use nozzle_metadata::{MetadataStore, Provider};
 use nozzle_query::Stores;
-use nozzle_sources::{BlockSource, Chain, Head, SharedSource, SourceError};
+use nozzle_sources::{BlockSource, Chain, Head, SharedSource, SourceError, grpc};
 
 use super::Examined;
 use crate::{
@@ -76,11 +76,14 @@ async fn endpoint(provider: &Provider, defined: &[RawManifest]) -> Examined {
             let source = OnNetwork::new(name.to_string(), network.clone(), source);
             ask(&source, provider, &mut examined).await;
         }
-        Ok(None) => examined.notes.push(format!(
-            "it was not asked: that takes the package of a dataset of the kind {kind} and the network {network}, and none is defined"
-        )),
+        Ok(None) => {
+            let why = format!(
+                "that takes the package of a dataset of the kind {kind} and the network {network}, and none is defined"
+            );
+            reach(provider, &why, &mut examined).await;
+        }
         Err(error) if error.downcast_ref::<Unread>().is_some() => {
-            examined.notes.push(format!("it was not asked: {}", one_line(&error)));
+            reach(provider, &one_line(&error), &mut examined).await;
         }
         Err(error) => examined.faults.push(one_line(&error)),
     }
@@ -101,15 +104,31 @@ async fn source(provider: &Provider, defined: &[RawManifest]) -> anyhow::Result<
     probing.await.context("looking at it was broken off")?
 }
 
-async fn ask(source: &OnNetwork<dyn BlockSource>, provider: &Provider, examined: &mut Examined) {
-    match within(source.told()).await {
-        Ok(chain) => {
+/// Whether anything is there at an endpoint over gRPC that cannot be asked, and why it cannot.
+async fn reach(provider: &Provider, why: &str, examined: &mut Examined) {
+    let endpoint = providers::endpoint(provider);
+    let url = endpoint.ok().and_then(|endpoint| Some(endpoint.keys.get("url")?.as_str()?.to_owned()));
+    match grpc::reach(&url.unwrap_or_default()).await {
+        Ok(()) => {
             examined.works.push("reachable".to_owned());
-            tell_chain(chain, provider, examined);
+            examined.notes.push(format!("it was not asked: {why}"));
         }
-        Err(fault) => return examined.faults.push(fault),
+        Err(fault) => examined.faults.push(fault),
     }
-    match within(source.head()).await {
+}
+
+async fn ask(source: &OnNetwork<dyn BlockSource>, provider: &Provider, examined: &mut Examined) {
+    let chain = match within(source.told()).await {
+        Ok(chain) => chain,
+        Err(fault) => return examined.faults.push(fault),
+    };
+    let head = within(source.head()).await;
+    // A kind whose endpoints do not tell their chain was not asked for it.
+    if chain.is_some() || head.is_ok() {
+        examined.works.push("reachable".to_owned());
+        tell_chain(chain, provider, examined);
+    }
+    match head {
         Ok(Head { latest, finalized }) => {
             examined.works.push(format!("head {}", latest.number));
             match finalized {
