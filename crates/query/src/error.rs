@@ -36,7 +36,16 @@ pub enum QueryError {
     Execution(String),
 }
 
+/// Why a column cannot be made: where each value ends is counted up to 2 GiB.
+const TOO_LONG: &str = "the values of a column come to more than 2 GiB at once: \
+    ask for fewer rows, or for parts of large values";
+
 impl QueryError {
+    /// What a panic of the engine says of the query, where it is no defect.
+    pub fn of_panic(why: &str) -> Option<Self> {
+        is_overflow(why).then(|| Self::Resources(TOO_LONG.into()))
+    }
+
     /// Why rows that were being made are not there: their own values, or anything else.
     pub fn of_rows(error: DataFusionError) -> Self {
         let is_of_values = match error.find_root() {
@@ -84,6 +93,9 @@ impl From<DataFusionError> for QueryError {
             | DataFusionError::Configuration(_)
             | DataFusionError::Diagnostic(..) => Self::Plan(text),
             DataFusionError::ResourcesExhausted(_) => Self::Resources(text),
+            DataFusionError::ArrowError(..) | DataFusionError::External(_) if is_overflow(&text) => {
+                Self::Resources(TOO_LONG.into())
+            }
             DataFusionError::ObjectStore(source)
                 if matches!(**source, object_store::Error::NotFound { .. }) =>
             {
@@ -93,6 +105,11 @@ impl From<DataFusionError> for QueryError {
             _ => Self::Execution(text),
         }
     }
+}
+
+/// Whether an error of a column is that it is too long; the engine has several words for it.
+fn is_overflow(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("offset overflow")
 }
 
 /// What an error says and its causes do, in one line, each said once. `said` is the error's own text.
@@ -160,7 +177,16 @@ mod tests {
             let error = QueryError::of_rows(error);
             assert_eq!(matches!(error, QueryError::Values(_)), is_of_values, "{error:?}");
         }
-        let memory = QueryError::of_rows(DataFusionError::ResourcesExhausted("all".into()));
-        assert!(matches!(memory, QueryError::Resources(_)), "{memory:?}");
+        for error in [
+            DataFusionError::ResourcesExhausted("all".into()),
+            DataFusionError::from(ArrowError::OffsetOverflowError(3 << 30)),
+            DataFusionError::from(ArrowError::InvalidArgumentError("byte array offset overflow".into())),
+        ] {
+            let error = QueryError::of_rows(error);
+            assert!(matches!(error, QueryError::Resources(_)), "{error:?}");
+        }
+        let panic = QueryError::of_panic("offset overflow").expect("no defect").to_string();
+        assert!(panic.contains("more memory") && panic.contains("fewer rows"), "{panic}");
+        assert!(QueryError::of_panic("index out of bounds").is_none());
     }
 }

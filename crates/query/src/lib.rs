@@ -36,6 +36,7 @@ pub mod plain;
 mod prune;
 mod references;
 pub mod session;
+mod spread;
 pub mod stores;
 pub mod stream;
 pub mod table;

@@ -17,7 +17,7 @@ use datafusion::{
     },
     error::DataFusionError,
     execution::{
-        SendableRecordBatchStream, SessionState, SessionStateBuilder,
+        SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
         cache::cache_manager::CacheManagerConfig,
         context::SQLOptions,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -50,7 +50,7 @@ use crate::{
     nearest::suggestion,
     parameters,
     pauses::Pauses,
-    references,
+    references, spread,
     stores::Stores,
     udf,
 };
@@ -211,9 +211,11 @@ pub(crate) async fn run(
     if let Some(bounds) = &bounds {
         bounds.begin_planning();
     }
-    let planned = context.execute_logical_plan(plan).await?;
-    let task = Arc::new(planned.task_ctx());
-    let plan = planned.create_physical_plan().await?;
+    let state = context.state();
+    let plan = state.optimize(&plan)?;
+    let state = spread::fitted(state, &plan)?;
+    let task = Arc::new(TaskContext::from(&state));
+    let plan = state.query_planner().create_physical_plan(&plan, &state).await?;
     if let Some(bounds) = &bounds {
         bounds.begin_running()?;
     }

@@ -336,6 +336,9 @@ pub(super) fn defect(error: JoinError) -> ApiError {
         text.or_else(|| panic.downcast_ref::<String>().cloned())
     });
     let why = why.unwrap_or_else(|| "it was broken off".to_owned());
+    if let Some(error) = QueryError::of_panic(&why) {
+        return error.into();
+    }
     tracing::error!(why, "a query ended by a defect");
     ApiError::new(ErrorCode::ExecutionError, format!("the query ended by a defect of the engine: {why}"))
 }

@@ -149,6 +149,17 @@ fn statements_and_tickets_that_mean_harm_do_none() {
         ("SELECT max(lpad(CAST(block_num AS text), 1000000)) AS n FROM eth.logs".into(), "500"),
         ("SELECT cardinality(range(0, 9000000000)) AS n".into(), "500"),
         ("SELECT array_repeat(block_num, 100000000) AS n FROM eth.logs".into(), "500"),
+        (
+            "SELECT max(length(CASE WHEN value % 2 = 0 THEN repeat('x', 3000000) ELSE 'y' END)) AS n \
+             FROM generate_series(1, 8192)"
+                .into(),
+            "200 504",
+        ),
+        (
+            "SELECT length(max(arrow_cast(repeat('x', 3000000), 'LargeUtf8'))) AS n FROM generate_series(1, 8192)"
+                .into(),
+            "200 504",
+        ),
         ("SELECT pg_sleep(1000)".into(), "400"),
         ("SELECT * FROM read_parquet('/etc/passwd')".into(), "400 404"),
         ("COPY eth.blocks TO '/tmp/stolen.csv'".into(), "400"),

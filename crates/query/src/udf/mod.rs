@@ -27,9 +27,12 @@ pub(crate) use bounded::Bounds;
 use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 pub(crate) use field::Fields;
 use function::udf;
+pub(crate) use sizes::total;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::rows_of;
 
 /// The functions of rows, by which others can plan as queries here do.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {

@@ -52,6 +52,21 @@ pub(super) fn items(value: &ColumnarValue) -> Result<Each> {
     Ok(Each(items_of(column(value)?.as_ref())))
 }
 
+/// The bytes of all values of a column.
+pub(crate) fn total(array: &dyn Array) -> u64 {
+    match array.data_type() {
+        DataType::Struct(_) => array.as_struct().columns().iter().map(|column| total(column.as_ref())).sum(),
+        ty if ty.is_primitive() => width(ty) as u64 * array.len() as u64,
+        _ => match list(array) {
+            Some((values, ends)) => {
+                let (start, end) = (ends.first().copied().unwrap_or(0), ends.last().copied().unwrap_or(0));
+                total(values.slice(start, end - start).as_ref())
+            }
+            None => of_array(array).into_iter().sum::<i128>() as u64,
+        },
+    }
+}
+
 fn of_array(array: &dyn Array) -> Vec<i128> {
     match array.data_type() {
         DataType::Utf8 => lengths(array.as_string::<i32>().value_offsets()),

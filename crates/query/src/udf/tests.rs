@@ -11,9 +11,12 @@ use arrow::{
         DataType, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
         UInt32Type, UInt64Type,
     },
-    util::display::{ArrayFormatter, FormatOptions},
+    util::{
+        display::{ArrayFormatter, FormatOptions},
+        pretty::pretty_format_batches,
+    },
 };
-use datafusion::{execution::SessionStateBuilder, prelude::SessionContext};
+use datafusion::{error::DataFusionError, execution::SessionStateBuilder, prelude::SessionContext};
 use futures::TryStreamExt;
 use proptest::prelude::*;
 
@@ -40,6 +43,13 @@ pub(super) async fn answer(sql: &str) -> String {
         )
     };
     run.await.unwrap_or_else(|error| format!("error: {}", error.strip_backtrace()))
+}
+
+/// A query's answer, as a table.
+pub(crate) async fn rows_of(context: &SessionContext, sql: &str) -> Result<String, DataFusionError> {
+    let plan = context.sql(sql).await?.into_unoptimized_plan();
+    let batches: Vec<RecordBatch> = run(context, plan).await?.try_collect().await?;
+    Ok(pretty_format_batches(&batches)?.to_string())
 }
 
 const TRANSFER: &str = "Transfer(address indexed from, address indexed to, uint256 value)";
