@@ -41,6 +41,7 @@ pub mod stores;
 pub mod stream;
 pub mod table;
 mod udf;
+mod windows;
 
 pub use cache::ReadCache;
 pub use calls::ContractCaller;

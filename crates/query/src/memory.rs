@@ -1,6 +1,9 @@
 //! The memory of one query among others.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use datafusion::{
     error::Result,
@@ -68,6 +71,28 @@ impl MemoryPool for Share {
 
     fn memory_limit(&self) -> MemoryLimit {
         MemoryLimit::Finite(self.limit_bytes)
+    }
+}
+
+/// What steps of a query hold until it is at its end, in its memory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kept {
+    reservation: Arc<Mutex<Option<MemoryReservation>>>,
+}
+
+impl Kept {
+    /// Takes over what was held until now.
+    pub fn take(&self, held: &mut MemoryReservation) {
+        let mut kept = self.reservation.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.as_mut() {
+            Some(kept) => kept.grow(held.free()),
+            None => *kept = Some(held.take()),
+        }
+    }
+
+    /// Gives it back.
+    pub fn clear(&self) {
+        self.reservation.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -53,6 +53,7 @@ use crate::{
     references, spread,
     stores::Stores,
     udf,
+    windows::Windows,
 };
 
 /// Keys that are looked up in bloom filters. A filter of a hash is wrong for one of a thousand, so of more keys hardly
@@ -184,6 +185,7 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
             .with_analyzer_rules(rules)
             .with_optimizer_rule(Arc::new(udf::Fields::default()))
             .with_physical_optimizer_rule(Arc::new(Pauses))
+            .with_physical_optimizer_rule(Arc::new(Windows(bounds.clone())))
             .build(),
     );
     udf::register(&context, &bounds);

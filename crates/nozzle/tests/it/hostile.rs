@@ -160,6 +160,14 @@ fn statements_and_tickets_that_mean_harm_do_none() {
                 .into(),
             "200 504",
         ),
+        (
+            "SELECT count(w) AS n FROM (SELECT string_agg(encode(data, 'hex'), ',') \
+             OVER (ORDER BY block_num, log_index) AS w FROM eth.logs)"
+                .into(),
+            "503",
+        ),
+        ("SELECT array_agg(data) OVER () AS w FROM eth.logs".into(), "503"),
+        ("SELECT a.data, count(*) OVER () AS w FROM eth.logs a, eth.logs b".into(), "503"),
         ("SELECT pg_sleep(1000)".into(), "400"),
         ("SELECT * FROM read_parquet('/etc/passwd')".into(), "400 404"),
         ("COPY eth.blocks TO '/tmp/stolen.csv'".into(), "400"),

@@ -28,6 +28,7 @@ use super::{
     sizes::{bytes, column, items, numbers},
     wrapped::{Around, wrap, wrapped},
 };
+use crate::memory::Kept;
 
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,7 @@ struct OfQuery {
     /// Whether it runs: what has one value then is no constant that the plan keeps, but the same for a batch of rows.
     is_running: AtomicBool,
     memory: Option<Arc<dyn MemoryPool>>,
+    kept: Kept,
 }
 
 impl OfQuery {
@@ -173,8 +175,20 @@ impl Bounds {
         Self { query: Arc::new(OfQuery { memory, ..OfQuery::default() }) }
     }
 
+    /// Memory of the query, of which nothing is taken yet; absent where it has all that there is.
+    pub fn reservation(&self, name: &str) -> Option<MemoryReservation> {
+        let memory = self.query.memory.as_ref()?;
+        Some(MemoryConsumer::new(format!("`{name}`")).register(memory))
+    }
+
+    /// What is held to the query's end.
+    pub fn kept(&self) -> Kept {
+        self.query.kept.clone()
+    }
+
     /// Constants are made from here on.
     pub fn begin_planning(&self) {
+        self.query.kept.clear();
         self.query.is_running.store(false, Ordering::Relaxed);
     }
 

@@ -17,7 +17,7 @@ use datafusion::{
         Signature, Volatility,
         binary::BinaryTypeCoercer,
         expr::ScalarFunction,
-        planner::{ExprPlanner, PlannerResult, RawBinaryExpr},
+        planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawWindowExpr},
     },
     physical_expr::expressions::{BinaryExpr, Column, Literal},
     physical_plan::PhysicalExpr,
@@ -43,6 +43,10 @@ impl ExprPlanner for Bounds {
             }
             planned => Ok(self.planned(planned)),
         }
+    }
+
+    fn plan_window(&self, raw: RawWindowExpr) -> Result<PlannerResult<RawWindowExpr>> {
+        Ok(PlannerResult::Original(self.windowed(raw)))
     }
 
     fn plan_array_literal(&self, items: Vec<Expr>, schema: &DFSchema) -> Result<PlannerResult<Vec<Expr>>> {

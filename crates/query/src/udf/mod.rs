@@ -18,6 +18,7 @@ mod sum;
 mod sum_u256;
 mod text;
 mod u256;
+mod windowed;
 mod wrapped;
 
 use std::sync::Arc;
