@@ -102,6 +102,7 @@ impl From<DataFusionError> for QueryError {
                 Self::SnapshotExpired
             }
             _ if is_missing_object(&error) => Self::SnapshotExpired,
+            _ if is_pattern(&text) => Self::Values(pattern(&text)),
             _ => Self::Execution(text),
         }
     }
@@ -110,6 +111,25 @@ impl From<DataFusionError> for QueryError {
 /// Whether an error of a column is that it is too long; the engine has several words for it.
 fn is_overflow(text: &str) -> bool {
     text.to_ascii_lowercase().contains("offset overflow")
+}
+
+/// Whether an error is one of a regular expression; the engine takes some for its own.
+fn is_pattern(text: &str) -> bool {
+    text.contains("Regular expression did not compile") || is_large_pattern(text)
+}
+
+fn is_large_pattern(text: &str) -> bool {
+    text.contains("CompiledTooBig") || text.contains("Compiled regex exceeds size limit")
+}
+
+/// What is wrong with a regular expression.
+fn pattern(text: &str) -> String {
+    if is_large_pattern(text) {
+        return "a regular expression is too large: let it repeat less".into();
+    }
+    let said = text.split_once("did not compile: ").map_or(text, |(_, said)| said);
+    let said = said.split("\nThis issue was likely caused").next().unwrap_or(said);
+    format!("a regular expression is not valid: {said}")
 }
 
 /// What an error says and its causes do, in one line, each said once. `said` is the error's own text.
@@ -184,6 +204,24 @@ mod tests {
         ] {
             let error = QueryError::of_rows(error);
             assert!(matches!(error, QueryError::Resources(_)), "{error:?}");
+        }
+        for (error, expected) in [
+            (
+                DataFusionError::Internal(
+                    "failed to call 'regex_match_dyn_scalar' Compute error: Regular expression did not compile: \
+                     CompiledTooBig(10485760)"
+                        .into(),
+                ),
+                "too large",
+            ),
+            (
+                DataFusionError::External("Compiled regex exceeds size limit of 10485760 bytes.".into()),
+                "too large",
+            ),
+            (DataFusionError::Internal("Regular expression did not compile: Syntax(x)".into()), "Syntax(x)"),
+        ] {
+            let error = QueryError::of_rows(error);
+            assert!(matches!(&error, QueryError::Values(why) if why.contains(expected)), "{error:?}");
         }
         let panic = QueryError::of_panic("offset overflow").expect("no defect").to_string();
         assert!(panic.contains("more memory") && panic.contains("fewer rows"), "{panic}");

@@ -335,6 +335,7 @@ impl Session {
                 matches!(error.find_root(), DataFusionError::ArrowError(..) | DataFusionError::Execution(_));
             match QueryError::from(error) {
                 QueryError::Execution(why) if is_own => QueryError::Plan(why),
+                QueryError::Values(why) => QueryError::Plan(why),
                 error => error,
             }
         })

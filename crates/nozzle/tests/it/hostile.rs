@@ -168,6 +168,12 @@ fn statements_and_tickets_that_mean_harm_do_none() {
         ),
         ("SELECT array_agg(data) OVER () AS w FROM eth.logs".into(), "503"),
         ("SELECT a.data, count(*) OVER () AS w FROM eth.logs a, eth.logs b".into(), "503"),
+        ("SELECT regexp_replace(repeat('a', 3000000), 'a*?b|a', 'x', 'g') AS n".into(), "400 500"),
+        ("SELECT block_num FROM eth.logs WHERE CAST(log_index AS text) ~ '(a{1000}){1000}'".into(), "400 500"),
+        (
+            "SELECT count(*) AS n FROM eth.logs WHERE 'b' ~ concat('(a{1000}){3}', block_num % 200)".into(),
+            "200 500 504",
+        ),
         ("SELECT pg_sleep(1000)".into(), "400"),
         ("SELECT * FROM read_parquet('/etc/passwd')".into(), "400 404"),
         ("COPY eth.blocks TO '/tmp/stolen.csv'".into(), "400"),

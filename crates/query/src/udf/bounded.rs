@@ -20,7 +20,7 @@ use datafusion::{
     common::{ScalarValue, exec_err},
     error::{DataFusionError, Result},
     execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation},
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF},
+    logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF},
     prelude::SessionContext,
 };
 
@@ -239,7 +239,9 @@ impl Hash for Bounded {
 
 impl Around for Bounded {
     /// The engine would put functions of its own in the place of these.
-    const IS_SIMPLIFIED: bool = false;
+    fn is_simplified(&self, _: &[Expr]) -> bool {
+        false
+    }
 
     fn call(&self, engine: &ScalarUDF, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let is_scalar = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Scalar(_));

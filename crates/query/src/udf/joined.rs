@@ -123,23 +123,27 @@ impl ScalarUDFImpl for Joined {
         coercer(left, right).get_result_type()
     }
 
-    /// As the engine's operator does.
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let (mut fields, mut columns) = (vec![], vec![]);
-        let operands = args.args.into_iter().map(|arg| match arg {
-            ColumnarValue::Scalar(scalar) => Arc::new(Literal::new(scalar)) as Arc<dyn PhysicalExpr>,
-            ColumnarValue::Array(array) => {
-                let name = columns.len().to_string();
-                let column = Column::new(&name, columns.len());
-                fields.push(Field::new(name, array.data_type().clone(), true));
-                columns.push(array);
-                Arc::new(column) as _
-            }
-        });
-        let operands: Vec<_> = operands.collect();
-        let [left, right] = operands.as_slice() else { return exec_err!("`||` is between two values") };
-        let options = RecordBatchOptions::new().with_row_count(Some(args.number_rows));
-        let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
-        BinaryExpr::new(Arc::clone(left), Operator::StringConcat, Arc::clone(right)).evaluate(&rows)
+        operated(Operator::StringConcat, args)
     }
+}
+
+/// What the engine's operator makes of two values.
+pub(super) fn operated(op: Operator, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+    let (mut fields, mut columns) = (vec![], vec![]);
+    let operands = args.args.into_iter().map(|arg| match arg {
+        ColumnarValue::Scalar(scalar) => Arc::new(Literal::new(scalar)) as Arc<dyn PhysicalExpr>,
+        ColumnarValue::Array(array) => {
+            let name = columns.len().to_string();
+            let column = Column::new(&name, columns.len());
+            fields.push(Field::new(name, array.data_type().clone(), true));
+            columns.push(array);
+            Arc::new(column) as _
+        }
+    });
+    let operands: Vec<_> = operands.collect();
+    let [left, right] = operands.as_slice() else { return exec_err!("`{op}` is between two values") };
+    let options = RecordBatchOptions::new().with_row_count(Some(args.number_rows));
+    let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
+    BinaryExpr::new(Arc::clone(left), op, Arc::clone(right)).evaluate(&rows)
 }

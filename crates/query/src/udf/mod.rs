@@ -13,6 +13,7 @@ mod field;
 mod function;
 mod joined;
 mod runs;
+mod searched;
 mod sizes;
 mod sum;
 mod sum_u256;
@@ -57,6 +58,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
 pub(crate) fn register(context: &SessionContext, bounds: &Bounds) {
     functions().into_iter().for_each(|function| context.register_udf((*function).clone()));
     bounds.register(context);
+    searched::register(context);
     runs::register(context);
     context.register_udaf(sum::checked());
     context.register_udaf(sum_u256::sum_u256());

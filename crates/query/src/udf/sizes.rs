@@ -11,6 +11,7 @@ use datafusion::{
 };
 
 /// A number for each row, or one for all of them.
+#[derive(Default)]
 pub(super) struct Each(Vec<i128>);
 
 impl Each {
@@ -20,6 +21,11 @@ impl Each {
             [one] => *one,
             all => all.get(row).copied().unwrap_or(0),
         }
+    }
+
+    /// The largest of them; 0 where there is none.
+    pub fn largest(&self) -> i128 {
+        self.0.iter().max().copied().unwrap_or(0)
     }
 
     /// For each row what is made of its number.

@@ -18,8 +18,10 @@ use datafusion::{
 
 /// What is around the calls.
 pub(super) trait Around: Debug + Eq + Hash + Send + Sync + 'static {
-    /// Whether the engine may write calls in another way.
-    const IS_SIMPLIFIED: bool = true;
+    /// Whether the engine may write a call in another way.
+    fn is_simplified(&self, _: &[Expr]) -> bool {
+        true
+    }
 
     /// Calls the function of the engine, or refuses to.
     fn call(&self, engine: &ScalarUDF, args: ScalarFunctionArgs) -> Result<ColumnarValue>;
@@ -73,7 +75,7 @@ impl<A: Around> ScalarUDFImpl for Wrapped<A> {
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        if A::IS_SIMPLIFIED {
+        if self.around.is_simplified(&args) {
             self.engine.simplify(args, info)
         } else {
             Ok(ExprSimplifyResult::Original(args))
