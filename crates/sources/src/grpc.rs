@@ -204,11 +204,7 @@ impl Grpc {
     }
 
     /// Waits for the next message of a stream that has begun, no longer than the timeout.
-    pub async fn next<T>(
-        &self,
-        what: &str,
-        messages: &mut Messages<T>,
-    ) -> Result<Option<T>, SourceError> {
+    pub async fn next<T>(&self, what: &str, messages: &mut Messages<T>) -> Result<Option<T>, SourceError> {
         let begun = messages.begun;
         self.in_time(what, messages.next()).await?.map_err(|status| self.broken_off(what, &status, begun))
     }
@@ -532,7 +528,10 @@ mod tests {
             let begun = Instant::now();
             for _ in 0..3 {
                 let error = grpc.broken_off("a block", &Status::resource_exhausted("slower"), begun);
-                assert!(matches!(error, SourceError::Unavailable { .. }), "it was not asked again: {error:?}");
+                assert!(
+                    matches!(error, SourceError::Unavailable { .. }),
+                    "it was not asked again: {error:?}"
+                );
             }
             assert_eq!(grpc.limiter().further_turns(100).len(), half, "they were open together");
         }

@@ -84,11 +84,7 @@ fn number(number: Option<BlockNum>) -> String {
     number.map_or("-".to_owned(), |number| number.to_string())
 }
 
-async fn jobs_text(
-    metadata: &dyn MetadataStore,
-    jobs: &[Job],
-    workers: &[Worker],
-) -> anyhow::Result<String> {
+async fn jobs_text(metadata: &dyn MetadataStore, jobs: &[Job], workers: &[Worker]) -> anyhow::Result<String> {
     let revisions: Vec<RevisionId> = jobs.iter().filter_map(|job| job.revision).collect();
     let stored = metadata.coverage(&revisions).await?;
     let mut text = format!(
@@ -124,7 +120,9 @@ fn left_alone(status: JobStatus, node_id: Option<&str>, workers: &[Worker]) -> O
         return None;
     }
     if !workers.iter().any(|worker| worker.is_alive) {
-        return Some("no live worker has it: it goes on once one runs (`nozzle worker`, or `nozzle server --dev`)");
+        return Some(
+            "no live worker has it: it goes on once one runs (`nozzle worker`, or `nozzle server --dev`)",
+        );
     }
     let is_gone = |worker: &Worker| Some(worker.node_id.as_str()) == node_id && !worker.is_alive;
     let is_held = status != JobStatus::Scheduled;

@@ -152,7 +152,9 @@ fn check_scheme(url: &str) -> anyhow::Result<()> {
     let is_name = |host: &str| host.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char));
     let is_host = is_name(host) || host.starts_with('[') && host.ends_with(']');
     if !host.is_empty() && is_host && port.parse::<u16>().is_ok() {
-        bail!("it does not say how to speak to `{authority}`: write `http://{authority}`, or `https://` before it");
+        bail!(
+            "it does not say how to speak to `{authority}`: write `http://{authority}`, or `https://` before it"
+        );
     }
     Ok(())
 }

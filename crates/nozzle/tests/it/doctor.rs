@@ -129,7 +129,14 @@ async fn what_is_wrong_with_an_endpoint_is_told_with_what_to_do() {
         ("f3", "firehose", "mainnet", nobody, good, &["127.0.0.1:1 failed", "check `url`", "endpoint runs"]),
         ("f4", "firehose", "mainnet", &sub, good, &["check"]),
         ("s1", "substreams", "mainnet", &sub, bad, &["check its `token`"]),
-        ("s2", "substreams", "mainnet", nobody, good, &["127.0.0.1:1 failed", "check `url`", "endpoint runs"]),
+        (
+            "s2",
+            "substreams",
+            "mainnet",
+            nobody,
+            good,
+            &["127.0.0.1:1 failed", "check `url`", "endpoint runs"],
+        ),
         // For want of a package it is only dialled.
         ("s4", "substreams", "holesky", nobody, good, &["nothing listens at 127.0.0.1:1"]),
         ("s3", "substreams", "sepolia", &fire, good, &["check"]),
