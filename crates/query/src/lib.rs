@@ -34,6 +34,7 @@ mod parameters;
 mod pauses;
 pub mod plain;
 mod prune;
+mod ranges;
 mod references;
 pub mod session;
 mod spread;
@@ -41,6 +42,8 @@ pub mod stores;
 pub mod stream;
 pub mod table;
 mod udf;
+mod watched;
+mod widths;
 mod windows;
 
 pub use cache::ReadCache;

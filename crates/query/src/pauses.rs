@@ -45,7 +45,8 @@ impl PhysicalOptimizerRule for Pauses {
     }
 }
 
-fn makes_more(plan: &dyn ExecutionPlan) -> bool {
+/// Whether a step may give more rows than it takes.
+pub(crate) fn makes_more(plan: &dyn ExecutionPlan) -> bool {
     plan.is::<CrossJoinExec>()
         || plan.is::<NestedLoopJoinExec>()
         || plan.is::<HashJoinExec>()

@@ -50,9 +50,10 @@ use crate::{
     nearest::suggestion,
     parameters,
     pauses::Pauses,
-    references, spread,
+    ranges, references, spread,
     stores::Stores,
     udf,
+    widths::Widths,
     windows::Windows,
 };
 
@@ -184,6 +185,8 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
         state
             .with_analyzer_rules(rules)
             .with_optimizer_rule(Arc::new(udf::Fields::default()))
+            .with_physical_optimizer_rules(ranges::rules())
+            .with_physical_optimizer_rule(Arc::new(Widths))
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .with_physical_optimizer_rule(Arc::new(Windows(bounds.clone())))
             .build(),

@@ -16,7 +16,10 @@ use datafusion::{
     },
 };
 
-use crate::udf::total;
+use crate::{
+    udf::{self, total},
+    widths::FEW_ROWS,
+};
 
 /// What the constants of a batch of rows may come to, in bytes.
 const MOST_SPREAD: u64 = 16 << 20;
@@ -29,11 +32,47 @@ const MOST_OF_WINDOW: u64 = 4 << 10;
 pub(crate) fn fitted(mut state: SessionState, plan: &LogicalPlan) -> Result<SessionState> {
     let rows = MOST_SPREAD / width(plan)?.max(1);
     let rows = usize::try_from(rows).unwrap_or(usize::MAX).max(1);
+    let rows = if repeats_large(plan)? { rows.min(FEW_ROWS) } else { rows };
     if rows < state.config().batch_size() {
         let config = state.config().clone().with_batch_size(rows);
         *state.config_mut() = config;
     }
     Ok(state)
+}
+
+/// Whether a plan repeats rows with values that were made large.
+fn repeats_large(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|step| {
+        if matches!(step, LogicalPlan::Join(_) | LogicalPlan::Unnest(_)) {
+            for input in step.inputs() {
+                found |= makes_large(input)?;
+            }
+        }
+        step.apply_subqueries(|subquery| {
+            found |= makes_large(subquery)?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+fn makes_large(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|step| {
+        step.apply_expressions(|expr| {
+            expr.apply(|part| {
+                found |= match part {
+                    Expr::ScalarFunction(call) => udf::makes_large(call.name()),
+                    Expr::AggregateFunction(call) => udf::makes_large(call.func.name()),
+                    _ => false,
+                };
+                Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            })
+        })
+    })?;
+    Ok(found)
 }
 
 /// The bytes that the constants of a plan have in one row.
@@ -186,6 +225,11 @@ mod tests {
             (format!("SELECT {LARGE} {series} UNION ALL SELECT {LARGE} {series}"), 16),
             (format!("SELECT value, unnest([{}]) {series}", texts(2000)), 131),
             (format!("SELECT sum(value) FILTER (WHERE upper({LARGE}) > CAST(value AS text)) {series}"), 8192),
+            // Large values that are repeated.
+            (format!("SELECT * FROM (SELECT repeat('x', value) AS t {series}) CROSS JOIN (SELECT value {series})"), FEW_ROWS),
+            (format!("SELECT (SELECT array_agg(value) {series}), value {series}"), FEW_ROWS),
+            (format!("SELECT value, unnest(range(0, value)) {series}"), FEW_ROWS),
+            (format!("SELECT repeat('x', a.value) FROM (SELECT value {series}) a CROSS JOIN (SELECT value {series})"), 8192),
             // What is only compared with, or written once.
             (format!("SELECT CAST(value AS text) = {LARGE} {series}"), 8192),
             (format!("SELECT CAST(value AS text) LIKE {LARGE} {series}"), 8192),

@@ -7,24 +7,22 @@ use arrow::array::RecordBatch;
 use datafusion::{
     common::{
         config::ConfigOptions,
-        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+        tree_node::{Transformed, TreeNode},
     },
     error::Result,
-    execution::{SendableRecordBatchStream, TaskContext, memory_pool::MemoryReservation},
-    physical_expr::PhysicalExpr,
+    execution::memory_pool::MemoryReservation,
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+        ExecutionPlan,
         execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions},
-        stream::RecordBatchStreamAdapter,
         windows::WindowAggExec,
     },
 };
-use futures::TryStreamExt;
 
 use crate::{
     memory::Kept,
     udf::{Bounds, total},
+    watched::{Look, Watch, WatchedExec},
 };
 
 /// Puts a step below each such window that takes what it keeps from the query's memory.
@@ -36,7 +34,8 @@ impl PhysicalOptimizerRule for Windows {
         let accounted = plan.transform_up(|plan| {
             let Some(window) = plan.downcast_ref::<WindowAggExec>() else { return Ok(Transformed::no(plan)) };
             let recomputed = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-            let rows = Arc::new(KeptExec { input: Arc::clone(window.input()), bounds: self.0.clone() });
+            let kept = Arc::new(KeptRows(self.0.clone()));
+            let rows = Arc::new(WatchedExec::new(Arc::clone(window.input()), kept));
             Ok(Transformed::yes(plan.replace_children(vec![rows], recomputed)?))
         });
         Ok(accounted?.data)
@@ -51,56 +50,19 @@ impl PhysicalOptimizerRule for Windows {
     }
 }
 
-/// Passes rows on that are kept.
+/// Takes the memory of rows that are kept.
 #[derive(Debug)]
-struct KeptExec {
-    input: Arc<dyn ExecutionPlan>,
-    bounds: Bounds,
-}
+struct KeptRows(Bounds);
 
-impl DisplayAs for KeptExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeptExec")
-    }
-}
-
-impl ExecutionPlan for KeptExec {
-    fn name(&self) -> &str {
+impl Watch for KeptRows {
+    fn name(&self) -> &'static str {
         "KeptExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self { input: children.swap_remove(0), bounds: self.bounds.clone() }))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.input.execute(partition, context)?;
-        let Some(reservation) = self.bounds.reservation("OVER") else { return Ok(rows) };
-        let held = Held { reservation, kept: self.bounds.kept() };
-        let rows = rows.and_then(move |batch| std::future::ready(held.take(&batch).map(|()| batch)));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    fn begin(&self) -> Option<Look> {
+        let reservation = self.0.reservation("OVER")?;
+        let held = Held { reservation, kept: self.0.kept() };
+        Some(Box::new(move |batch| held.take(batch)))
     }
 }
 

@@ -306,7 +306,7 @@ with dbapi.connect(sys.argv[1], autocommit=True) as connection, connection.curso
     assert table.schema.field("l").type == pa.large_list(table.schema.field("l").type.value_field), table.schema
     assert table.to_pylist() == [{"l": [1, 2], "t": ["a"]}], table.to_pylist()
     # A row is never cut, and this driver takes 16 MiB where it is not told otherwise: an error, and no part of it.
-    cursor.execute("SELECT repeat('x', 20000000) AS text")
+    cursor.execute("SELECT repeat('x', value) AS text FROM generate_series(20000000, 20000000)")
     try:
         cursor.fetchall()
         raise SystemExit("20 MB were taken")
@@ -314,7 +314,7 @@ with dbapi.connect(sys.argv[1], autocommit=True) as connection, connection.curso
         assert "larger than max" in str(error), error
 options = {DatabaseOptions.WITH_MAX_MSG_SIZE.value: str(64 << 20)}
 with dbapi.connect(sys.argv[1], options, autocommit=True) as connection, connection.cursor() as cursor:
-    cursor.execute("SELECT repeat('x', 20000000) AS text")
+    cursor.execute("SELECT repeat('x', value) AS text FROM generate_series(20000000, 20000000)")
     [(text,)] = cursor.fetchall()
     assert len(text) == 20_000_000
 print("ok")

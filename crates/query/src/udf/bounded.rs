@@ -43,9 +43,9 @@ const MOST_GROWN: i128 = 256 << 20;
 /// a hundred kilobytes and more in each row. The offsets of the engine's texts end at twice as much.
 const MOST_HELD: i128 = 1 << 30;
 
-/// What all calls may make that are constants of the query: it keeps them to its end, and each step of its planning
-/// goes through them: slowly where it is not optimized, as in tests.
-const MOST_CONSTANT: u64 = if cfg!(test) { 4 << 20 } else { 64 << 20 };
+/// What all calls may make that are constants of the query: it keeps them to its end, each step of its planning goes
+/// through them, and many of them copy them.
+const MOST_CONSTANT: u64 = 4 << 20;
 
 /// The steps that one call may take where each of one thing meets each of another: some seconds.
 const MOST_STEPS: i128 = 4 << 30;
@@ -125,6 +125,12 @@ const FUNCTIONS: [(&str, Makes); 34] = [
     ("array_has_all", Makes::PairsOfItems),
     ("array_has_any", Makes::PairsOfItemColumns),
 ];
+
+/// Whether a function of this name can make a large value of small ones, so that rows of small tables are large.
+pub(crate) fn makes_large(name: &str) -> bool {
+    let bounded = FUNCTIONS.into_iter().find(|(bounded, _)| *bounded == name);
+    matches!(name, "array_agg" | "string_agg") || bounded.is_some_and(|(_, makes)| makes.is_multiple())
+}
 
 /// Functions with the limits of one query.
 #[derive(Debug, Clone, Default)]
@@ -324,6 +330,15 @@ impl Makes {
 
     fn is_steps(self) -> bool {
         matches!(self, Self::Pairs | Self::PairsOfColumns | Self::PairsOfItems | Self::PairsOfItemColumns)
+    }
+
+    fn is_multiple(self) -> bool {
+        match self {
+            Self::Repeated | Self::Padded | Self::Filled | Self::Resized | Self::Series => true,
+            Self::Separated | Self::Replaced | Self::Matched | Self::Exchanged | Self::Joined => true,
+            Self::Together | Self::Formatted | Self::Times(_) => false,
+            Self::Pairs | Self::PairsOfColumns | Self::PairsOfItems | Self::PairsOfItemColumns => false,
+        }
     }
 
     /// Whether it may make much less than is counted here.

@@ -12,6 +12,7 @@ mod evm;
 mod field;
 mod function;
 mod joined;
+mod picked;
 mod runs;
 mod searched;
 mod sizes;
@@ -25,11 +26,11 @@ mod wrapped;
 use std::sync::Arc;
 
 pub use attestation::RowsHash;
-pub(crate) use bounded::Bounds;
+pub(crate) use bounded::{Bounds, makes_large};
 use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 pub(crate) use field::Fields;
 use function::udf;
-pub(crate) use sizes::total;
+pub(crate) use sizes::{items_of, of_array, total};
 
 #[cfg(test)]
 mod tests;

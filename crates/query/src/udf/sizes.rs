@@ -73,7 +73,8 @@ pub(crate) fn total(array: &dyn Array) -> u64 {
     }
 }
 
-fn of_array(array: &dyn Array) -> Vec<i128> {
+/// The bytes of each value of a column.
+pub(crate) fn of_array(array: &dyn Array) -> Vec<i128> {
     match array.data_type() {
         DataType::Utf8 => lengths(array.as_string::<i32>().value_offsets()),
         DataType::LargeUtf8 => lengths(array.as_string::<i64>().value_offsets()),
@@ -96,7 +97,8 @@ fn of_array(array: &dyn Array) -> Vec<i128> {
     }
 }
 
-fn items_of(array: &dyn Array) -> Vec<i128> {
+/// The items of each list of a column, those of lists within it too.
+pub(crate) fn items_of(array: &dyn Array) -> Vec<i128> {
     match list(array) {
         Some((values, ends)) => of_items(&items_of(values.as_ref()), &ends),
         None => vec![1; array.len()],

@@ -36,7 +36,16 @@ const ROWS_OF_A_FILTER: usize = 8_192;
 impl Bounds {
     /// A call over a window with what it makes accounted for.
     pub(super) fn windowed(&self, mut raw: RawWindowExpr) -> RawWindowExpr {
-        let WindowFunctionDefinition::AggregateUDF(engine) = &raw.func_def else { return raw };
+        let is_kept = raw.window_frame.end_bound.is_unbounded();
+        let engine = match &raw.func_def {
+            WindowFunctionDefinition::AggregateUDF(engine) => engine,
+            WindowFunctionDefinition::WindowUDF(engine) => {
+                if let Some(picked) = self.picked(engine, is_kept) {
+                    raw.func_def = WindowFunctionDefinition::WindowUDF(Arc::new(picked));
+                }
+                return raw;
+            }
+        };
         if !FUNCTIONS.contains(&engine.name()) {
             return raw;
         }
@@ -45,7 +54,6 @@ impl Bounds {
             (true, None) => Rows::All,
             (true, Some(_)) => Rows::AllBesideFiltered,
         };
-        let is_kept = raw.window_frame.end_bound.is_unbounded();
         let windowed = Windowed { engine: Arc::clone(engine), rows, is_kept, bounds: self.clone() };
         raw.func_def = WindowFunctionDefinition::AggregateUDF(Arc::new(windowed.into()));
         raw
@@ -293,6 +301,8 @@ mod tests {
             ("array_agg(value)", "ORDER BY value ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING"),
             (&format!("array_agg({TEXT})"), "ORDER BY value ROWS BETWEEN 2000 PRECEDING AND 2000 FOLLOWING"),
             ("max(rpad('x', CASE WHEN value = 9 THEN 100000 ELSE 1 END))", ""),
+            ("first_value(rpad('x', CASE WHEN value = 1 THEN 100000 ELSE 1 END))", ""),
+            ("nth_value(rpad('x', 10000), 2)", "ORDER BY value"),
         ] {
             let sql = format!("SELECT count(w) FROM (SELECT {call} OVER ({window}) AS w FROM {ROWS})");
             let error = rows_of(&limited, &sql).await.expect_err(call).to_string();
@@ -317,6 +327,12 @@ mod tests {
             ("array_agg(value)", "PARTITION BY part ORDER BY value ROWS BETWEEN 1 FOLLOWING AND 4 FOLLOWING"),
             ("max(CAST(value AS text))", "ORDER BY value DESC ROWS BETWEEN CURRENT ROW AND 10 FOLLOWING"),
             ("min(CAST(value AS text))", "PARTITION BY part ORDER BY value"),
+            ("first_value(rpad('x', 2000) || value)", "PARTITION BY value / 20 ORDER BY value"),
+            ("last_value(value)", "PARTITION BY part"),
+            (
+                "nth_value(rpad('x', 2000) || value, 3)",
+                "ORDER BY value ROWS BETWEEN 9 PRECEDING AND 3 FOLLOWING",
+            ),
             ("max(value)", "PARTITION BY part"),
         ] {
             let sql = format!("SELECT value, {call} OVER ({window}) AS w FROM {ROWS} ORDER BY value");
