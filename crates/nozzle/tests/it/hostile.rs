@@ -168,6 +168,18 @@ fn statements_and_tickets_that_mean_harm_do_none() {
         ),
         ("SELECT array_agg(data) OVER () AS w FROM eth.logs".into(), "503"),
         ("SELECT a.data, count(*) OVER () AS w FROM eth.logs a, eth.logs b".into(), "503"),
+        (
+            "SELECT max(cardinality(t)) AS n FROM eth.logs, \
+             (SELECT range(0, value) AS t FROM generate_series(1000000, 1000000))"
+                .into(),
+            "500",
+        ),
+        (
+            "SELECT max(length(t)) AS n FROM (SELECT first_value(t) OVER () AS t FROM \
+             (SELECT CASE WHEN value = 1 THEN repeat('x', value + 300000) END AS t FROM generate_series(1, 8192)))"
+                .into(),
+            "503",
+        ),
         ("SELECT regexp_replace(repeat('a', 3000000), 'a*?b|a', 'x', 'g') AS n".into(), "400 500"),
         ("SELECT block_num FROM eth.logs WHERE CAST(log_index AS text) ~ '(a{1000}){1000}'".into(), "400 500"),
         (
