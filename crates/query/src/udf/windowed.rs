@@ -291,6 +291,7 @@ mod tests {
     #[tokio::test]
     async fn what_windows_make_is_within_the_memory() {
         let limited = limited(32);
+        let long = "lpad(CAST(value AS text), 2000)";
         for (call, window) in [
             ("array_agg(value)", "ORDER BY value"),
             ("array_agg(value)", ""),
@@ -302,7 +303,7 @@ mod tests {
             (&format!("array_agg({TEXT})"), "ORDER BY value ROWS BETWEEN 2000 PRECEDING AND 2000 FOLLOWING"),
             ("max(rpad('x', CASE WHEN value = 9 THEN 100000 ELSE 1 END))", ""),
             ("first_value(rpad('x', CASE WHEN value = 1 THEN 100000 ELSE 1 END))", ""),
-            ("nth_value(lpad(CAST(value AS text), 10000), 2)", "ORDER BY value"),
+            (&format!("nth_value({long} || {long}, 2)"), "ORDER BY value"),
         ] {
             let sql = format!("SELECT count(w) FROM (SELECT {call} OVER ({window}) AS w FROM {ROWS})");
             let error = rows_of(&limited, &sql).await.expect_err(call).to_string();
