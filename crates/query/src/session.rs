@@ -53,7 +53,7 @@ use crate::{
     ranges, references, spread,
     stores::Stores,
     udf,
-    widths::Widths,
+    widths::{self, Widths},
     windows::Windows,
 };
 
@@ -218,9 +218,12 @@ pub(crate) async fn run(
     }
     let state = context.state();
     let plan = state.optimize(&plan)?;
-    let state = spread::fitted(state, &plan)?;
+    let (state, rows) = spread::fitted(state, &plan)?;
     let task = Arc::new(TaskContext::from(&state));
-    let plan = state.query_planner().create_physical_plan(&plan, &state).await?;
+    let mut plan = state.query_planner().create_physical_plan(&plan, &state).await?;
+    if state.config().batch_size() < rows {
+        plan = widths::paced(plan, rows)?;
+    }
     if let Some(bounds) = &bounds {
         bounds.begin_running()?;
     }

@@ -28,32 +28,38 @@ const MOST_SPREAD: u64 = 16 << 20;
 const MOST_OF_WINDOW: u64 = 4 << 10;
 
 /// The state with which an optimized plan is to be run: that which it was optimized with, or one of fewer rows at a
-/// time.
-pub(crate) fn fitted(mut state: SessionState, plan: &LogicalPlan) -> Result<SessionState> {
+/// time. With it comes how many rows steps may make that have nothing to do with rows that are repeated.
+pub(crate) fn fitted(mut state: SessionState, plan: &LogicalPlan) -> Result<(SessionState, usize)> {
     let rows = MOST_SPREAD / width(plan)?.max(1);
-    let rows = usize::try_from(rows).unwrap_or(usize::MAX).max(1);
-    let rows = if repeats_large(plan)? { rows.min(FEW_ROWS) } else { rows };
-    if rows < state.config().batch_size() {
-        let config = state.config().clone().with_batch_size(rows);
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX).clamp(1, state.config().batch_size());
+    let few = if repeats_large(plan)? { rows.min(FEW_ROWS) } else { rows };
+    if few < state.config().batch_size() {
+        let config = state.config().clone().with_batch_size(few);
         *state.config_mut() = config;
     }
-    Ok(state)
+    Ok((state, rows))
 }
 
 /// Whether a plan repeats rows with values that were made large.
 fn repeats_large(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|step| {
-        if matches!(step, LogicalPlan::Join(_) | LogicalPlan::Unnest(_)) {
-            for input in step.inputs() {
-                found |= makes_large(input)?;
-            }
-        }
         step.apply_subqueries(|subquery| {
             found |= makes_large(subquery)?;
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        let is_repeated = matches!(step, LogicalPlan::Join(_) | LogicalPlan::Unnest(_));
+        if is_repeated {
+            for input in step.inputs() {
+                found |= makes_large(input)?;
+            }
+        }
+        Ok(match (found, is_repeated) {
+            (true, _) => TreeNodeRecursion::Stop,
+            // All that is below has been looked through.
+            (false, true) => TreeNodeRecursion::Jump,
+            (false, false) => TreeNodeRecursion::Continue,
+        })
     })?;
     Ok(found)
 }
@@ -64,8 +70,9 @@ fn makes_large(plan: &LogicalPlan) -> Result<bool> {
         step.apply_expressions(|expr| {
             expr.apply(|part| {
                 found |= match part {
-                    Expr::ScalarFunction(call) => udf::makes_large(call.name()),
-                    Expr::AggregateFunction(call) => udf::makes_large(call.func.name()),
+                    Expr::ScalarFunction(call) => udf::makes_large(call.name(), &call.args),
+                    Expr::AggregateFunction(call) => udf::makes_large(call.func.name(), &call.params.args),
+                    Expr::WindowFunction(call) => udf::makes_large(call.fun.name(), &call.params.args),
                     _ => false,
                 };
                 Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
@@ -208,7 +215,7 @@ mod tests {
         let plan = context.sql(sql).await.expect(sql).into_unoptimized_plan();
         let state = context.state();
         let plan = state.optimize(&plan).expect(sql);
-        fitted(state, &plan).expect(sql).config().batch_size()
+        fitted(state, &plan).expect(sql).0.config().batch_size()
     }
 
     #[tokio::test]
@@ -229,6 +236,9 @@ mod tests {
             (format!("SELECT * FROM (SELECT repeat('x', value) AS t {series}) CROSS JOIN (SELECT value {series})"), FEW_ROWS),
             (format!("SELECT (SELECT array_agg(value) {series}), value {series}"), FEW_ROWS),
             (format!("SELECT value, unnest(range(0, value)) {series}"), FEW_ROWS),
+            (format!("SELECT * FROM (SELECT array_agg(value) OVER () AS t {series}) CROSS JOIN (SELECT value {series})"), FEW_ROWS),
+            (format!("SELECT * FROM (SELECT lpad('x', value) AS t {series}) CROSS JOIN (SELECT value {series})"), FEW_ROWS),
+            (format!("SELECT * FROM (SELECT lpad(value || '', 64, '0') AS t, replace(value || '', '1', '') {series}) CROSS JOIN (SELECT value {series})"), 8192),
             (format!("SELECT repeat('x', a.value) FROM (SELECT value {series}) a CROSS JOIN (SELECT value {series})"), 8192),
             // What is only compared with, or written once.
             (format!("SELECT CAST(value AS text) = {LARGE} {series}"), 8192),

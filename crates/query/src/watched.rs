@@ -27,6 +27,11 @@ pub(crate) trait Watch: Debug + Send + Sync {
 
     /// Begins with a partition; `None` where nothing is to be seen.
     fn begin(&self) -> Option<Look>;
+
+    /// How many rows the steps below make at a time; `None`: as many as the step above.
+    fn rows(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// The step.
@@ -81,9 +86,24 @@ impl ExecutionPlan for WatchedExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let context = self.watch.rows().map_or_else(|| Arc::clone(&context), |rows| of_rows(&context, rows));
         let rows = self.input.execute(partition, context)?;
         let Some(mut look) = self.watch.begin() else { return Ok(rows) };
         let rows = rows.and_then(move |batch| std::future::ready(look(&batch).map(|()| batch)));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
+}
+
+/// The same context with so many rows at a time.
+fn of_rows(context: &TaskContext, rows: usize) -> Arc<TaskContext> {
+    Arc::new(TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        context.session_config().clone().with_batch_size(rows),
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        context.runtime_env(),
+    ))
 }

@@ -11,7 +11,7 @@ use datafusion::{
     common::{
         config::ConfigOptions,
         exec_err,
-        tree_node::{Transformed, TreeNode},
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     error::Result,
     physical_optimizer::PhysicalOptimizerRule,
@@ -28,10 +28,10 @@ use crate::{
 };
 
 /// The rows that are made at a time where large ones may be repeated.
-pub(crate) const FEW_ROWS: usize = 64;
+pub(crate) const FEW_ROWS: usize = 32;
 
 /// What a row may have that is repeated for rows of another table, in bytes: rows of a chain have less, and
-/// [`FEW_ROWS`] of them are 256 MiB.
+/// [`FEW_ROWS`] of them are 128 MiB.
 const MOST_OF_ROW: i128 = 4 << 20;
 
 /// What may be written out beside the items of one row's lists, in bytes.
@@ -44,11 +44,11 @@ pub(crate) struct Widths;
 impl PhysicalOptimizerRule for Widths {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let watched = plan.transform_up(|step| {
-            // The first input of a step with subqueries is what asks for their values.
-            let first = usize::from(step.is::<ScalarSubqueryExec>());
-            if first == 0 && !makes_more(step.as_ref()) {
+            if !repeats(step.as_ref()) {
                 return Ok(Transformed::no(step));
             }
+            // The first input of a step with subqueries is what asks for their values.
+            let first = usize::from(step.is::<ScalarSubqueryExec>());
             let lists = step.downcast_ref::<UnnestExec>().map(|unnest| {
                 let lists = unnest.list_column_indices().iter();
                 lists.map(|list| list.index_in_input_schema).collect::<Vec<_>>()
@@ -74,6 +74,44 @@ impl PhysicalOptimizerRule for Widths {
 
     fn schema_check(&self) -> bool {
         true
+    }
+}
+
+fn repeats(step: &dyn ExecutionPlan) -> bool {
+    makes_more(step) || step.is::<ScalarSubqueryExec>()
+}
+
+/// A plan whose steps make few rows at a time as large ones are repeated in it, but for those with so many that have
+/// nothing to do with that: there is no join below them, and none of their rows has the value of a subquery.
+pub(crate) fn paced(plan: Arc<dyn ExecutionPlan>, rows: usize) -> Result<Arc<dyn ExecutionPlan>> {
+    let paced = plan.transform_down(|step| {
+        if step.is::<ScalarSubqueryExec>() {
+            return Ok(Transformed::new(step, false, TreeNodeRecursion::Jump));
+        }
+        if step.exists(|below| Ok(repeats(below.as_ref())))? {
+            return Ok(Transformed::no(step));
+        }
+        let paced = Arc::new(WatchedExec::new(step, Arc::new(Paced(rows)))) as Arc<dyn ExecutionPlan>;
+        Ok(Transformed::new(paced, true, TreeNodeRecursion::Jump))
+    });
+    Ok(paced?.data)
+}
+
+/// Below it are so many rows at a time.
+#[derive(Debug)]
+struct Paced(usize);
+
+impl Watch for Paced {
+    fn name(&self) -> &'static str {
+        "PaceExec"
+    }
+
+    fn begin(&self) -> Option<Look> {
+        None
+    }
+
+    fn rows(&self) -> Option<usize> {
+        Some(self.0)
     }
 }
 
@@ -156,8 +194,13 @@ fn of_rows(batch: &RecordBatch, columns: &[usize]) -> Vec<i128> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::execution::SessionStateBuilder;
+    use datafusion::{
+        execution::{SessionStateBuilder, TaskContext},
+        physical_plan::displayable,
+    };
+    use futures::TryStreamExt;
 
+    use super::*;
     use crate::{session::context, udf::rows_of};
 
     #[tokio::test]
@@ -206,5 +249,37 @@ mod tests {
             let found = rows_of(&context, &sql).await.expect(&sql);
             assert!(found.contains(&format!("| {answer}")), "{sql}: {found}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_repeats_nothing_makes_as_many_rows_as_ever() {
+        let context = context(SessionStateBuilder::new());
+        let rows = "(SELECT value AS k FROM generate_series(1, 100) WHERE value % 2 = 0)";
+        let plan = async |sql: &str| {
+            let plan = context.sql(sql).await.expect(sql).create_physical_plan().await.expect(sql);
+            paced(plan, 50).expect(sql)
+        };
+        for (sql, steps) in [
+            (
+                format!(
+                    "SELECT * FROM {rows} a JOIN (SELECT k, array_agg(k) FROM {rows} GROUP BY k) b USING (k)"
+                ),
+                2,
+            ),
+            (format!("SELECT * FROM {rows} a JOIN {rows} b USING (k) CROSS JOIN {rows} c"), 3),
+            (format!("SELECT unnest(range(0, k)) FROM {rows}"), 1),
+            (format!("SELECT k || (SELECT string_agg(k || '', ',') FROM {rows}) FROM {rows}"), 0),
+        ] {
+            let plan = displayable(plan(&sql).await.as_ref()).indent(false).to_string();
+            assert_eq!(plan.matches("PaceExec").count(), steps, "{sql}\n{plan}");
+        }
+        let task = |rows| {
+            let state = context.state();
+            let config = state.config().clone().with_batch_size(rows);
+            Arc::new(TaskContext::from(&state).with_session_config(config))
+        };
+        let plan = plan("SELECT value AS k FROM generate_series(1, 100) ORDER BY k DESC").await;
+        let batches: Vec<_> = plan.execute(0, task(10)).expect("rows").try_collect().await.expect("rows");
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [50, 50]);
     }
 }

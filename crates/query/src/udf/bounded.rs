@@ -126,10 +126,28 @@ const FUNCTIONS: [(&str, Makes); 34] = [
     ("array_has_any", Makes::PairsOfItemColumns),
 ];
 
-/// Whether a function of this name can make a large value of small ones, so that rows of small tables are large.
-pub(crate) fn makes_large(name: &str) -> bool {
-    let bounded = FUNCTIONS.into_iter().find(|(bounded, _)| *bounded == name);
-    matches!(name, "array_agg" | "string_agg") || bounded.is_some_and(|(_, makes)| makes.is_multiple())
+/// What a constant that says how much is made may be, for its function to make nothing large.
+const FEW: usize = 4_096;
+
+/// Whether a call can make a large value of small ones, so that rows of small tables are large.
+pub(crate) fn makes_large(name: &str, args: &[Expr]) -> bool {
+    if matches!(name, "array_agg" | "string_agg") {
+        return true;
+    }
+    let Some((_, makes)) = FUNCTIONS.into_iter().find(|(bounded, _)| *bounded == name) else { return false };
+    let is_constant_of = |at: usize, most: usize| match args.get(at) {
+        Some(Expr::Literal(ScalarValue::Int64(Some(number)), _)) => {
+            usize::try_from(*number).is_ok_and(|number| number <= most)
+        }
+        Some(Expr::Literal(value, _)) => value.try_as_str().flatten().is_some_and(|text| text.len() <= most),
+        _ => false,
+    };
+    match makes {
+        Makes::Padded => !is_constant_of(1, FEW),
+        // A few letters in the place of each one.
+        Makes::Replaced | Makes::Matched => !is_constant_of(2, 8),
+        makes => makes.is_multiple(),
+    }
 }
 
 /// Functions with the limits of one query.
