@@ -41,6 +41,7 @@ use crate::{
     calls::{self, Called, ContractCaller},
     catalog::{CATALOG, SnapshotCatalog},
     clauses, depth,
+    equality::CountByPages,
     error::QueryError,
     feed::Feeds,
     gaps::KnownGaps,
@@ -186,6 +187,7 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
             .with_analyzer_rules(rules)
             .with_optimizer_rule(Arc::new(udf::Fields::default()))
             .with_physical_optimizer_rules(ranges::rules())
+            .with_physical_optimizer_rule(Arc::new(CountByPages))
             .with_physical_optimizer_rule(Arc::new(Widths))
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .with_physical_optimizer_rule(Arc::new(Windows(bounds.clone())))

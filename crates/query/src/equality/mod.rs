@@ -6,16 +6,19 @@
 //! found are handed to the scan as a selection, and the scan has no such condition left to look at.
 //!
 //! [`EqualitySource`] is the scan with this in front of it; [`conditions`] tells which filters it takes; [`bloom`]
-//! asks a row group's bloom filters, [`pages`] reads a column chunk.
+//! asks a row group's bloom filters, [`pages`] reads a column chunk. [`counts`] answers what asks how often each value
+//! stands there.
 
 pub(crate) mod bloom;
 mod conditions;
+mod counts;
 mod pages;
 mod rows;
 mod source;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use counts::CountByPages;
 pub(crate) use source::{EqualitySource, EqualitySourceParts, lies_within};
 
 /// A column of fixed width, and the values of which a row must have one, each of that width.

@@ -69,7 +69,7 @@ impl Rows {
     }
 
     /// The `count` bits from `at` on, at most 64.
-    fn get(&self, at: usize, count: usize) -> u64 {
+    pub(crate) fn get(&self, at: usize, count: usize) -> u64 {
         let word = |index: usize| self.words.get(index).copied().unwrap_or(0);
         let (index, shift) = (at / 64, at % 64);
         let low = word(index) >> shift;
@@ -80,6 +80,22 @@ impl Rows {
     /// Whether any of the `count` bits from `at` on is set.
     pub(crate) fn any(&self, at: usize, count: usize) -> bool {
         (0..count).step_by(64).any(|done| self.get(at + done, (count - done).min(64)) != 0)
+    }
+
+    /// How many of the `count` bits from `at` on are set.
+    pub(crate) fn count_in(&self, at: usize, count: usize) -> usize {
+        let words = (0..count).step_by(64);
+        words.map(|done| self.get(at + done, (count - done).min(64)).count_ones() as usize).sum()
+    }
+
+    /// The `count` bits from `at` on.
+    pub(crate) fn slice(&self, at: usize, count: usize) -> Self {
+        let mut slice = Self::with_capacity(count);
+        for done in (0..count).step_by(64) {
+            let now = (count - done).min(64);
+            slice.push(self.get(at + done, now), now);
+        }
+        slice
     }
 
     /// Keeps the bits that the other has too, which has as many.
@@ -115,6 +131,27 @@ impl Rows {
             spread.push(word, 64.min(self.len - at));
         }
         spread
+    }
+
+    /// The bits at the places that are set in `of`, which has as many: what [`Self::spread`] of `of` undoes.
+    pub(crate) fn pack(&self, of: &Self) -> Self {
+        let mut packed = Self::with_capacity(self.len);
+        for at in (0..self.len).step_by(64) {
+            let width = 64.min(self.len - at);
+            let (bits, mut places) = (self.get(at, width), of.get(at, width));
+            if places == low_bits(width) {
+                packed.push(bits, width);
+                continue;
+            }
+            let (mut word, mut count) = (0, 0);
+            while places != 0 {
+                word |= ((bits >> places.trailing_zeros()) & 1) << count;
+                places &= places - 1;
+                count += 1;
+            }
+            packed.push(word, count);
+        }
+        packed
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct EqualitySource {
     whole: Arc<dyn FileSource>,
     /// The scan without the conditions of `wanted`.
     rest: Arc<dyn FileSource>,
-    wanted: Vec<Wanted>,
+    pub(super) wanted: Vec<Wanted>,
     /// Whether the last row groups of a file are read first.
     is_reversed: bool,
     parts: EqualitySourceParts,
@@ -72,8 +72,39 @@ impl EqualitySource {
         Self { whole: Arc::clone(&scan), rest: scan, wanted: vec![], is_reversed: false, parts }
     }
 
-    fn schema(&self) -> &SchemaRef {
+    pub(super) fn schema(&self) -> &SchemaRef {
         self.whole.table_schema().table_schema()
+    }
+
+    /// Whether its filter changes while the query runs.
+    pub(super) fn is_dynamic(&self) -> bool {
+        let is_dynamic = |filter| DynamicFilterTracking::classify(&filter).contains_dynamic_filter();
+        self.rest.filter().is_some_and(is_dynamic)
+    }
+
+    pub(super) fn of_batches(&self, rows: usize) -> Self {
+        let (whole, rest) = (self.whole.with_batch_size(rows), self.rest.with_batch_size(rows));
+        Self { whole, rest, ..self.clone() }
+    }
+
+    pub(super) fn scan(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        config: &FileScanConfig,
+        partition: usize,
+    ) -> Result<Scan> {
+        let open =
+            |source: &Arc<dyn FileSource>| source.create_morselizer(Arc::clone(store), config, partition);
+        Ok(Scan {
+            whole: open(&self.whole)?,
+            rest: open(&self.rest)?,
+            is_dynamic: self.is_dynamic(),
+            filter: self.rest.filter(),
+            schema: Arc::clone(self.schema()),
+            metrics: self.whole.metrics().clone(),
+            partition,
+            source: self.clone(),
+        })
     }
 }
 
@@ -84,21 +115,7 @@ impl FileSource for EqualitySource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Arc<dyn FileOpener>> {
-        let open =
-            |source: &Arc<dyn FileSource>| source.create_morselizer(Arc::clone(&store), config, partition);
-        let filter = self.rest.filter();
-        Ok(Arc::new(Opener(Arc::new(Scan {
-            whole: open(&self.whole)?,
-            rest: open(&self.rest)?,
-            is_dynamic: filter
-                .as_ref()
-                .is_some_and(|filter| DynamicFilterTracking::classify(filter).contains_dynamic_filter()),
-            filter,
-            schema: Arc::clone(self.schema()),
-            metrics: self.whole.metrics().clone(),
-            partition,
-            source: self.clone(),
-        }))))
+        Ok(Arc::new(Opener(Arc::new(self.scan(&store, config, partition)?))))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -106,8 +123,7 @@ impl FileSource for EqualitySource {
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        let (whole, rest) = (self.whole.with_batch_size(batch_size), self.rest.with_batch_size(batch_size));
-        Arc::new(Self { whole, rest, ..self.clone() })
+        Arc::new(self.of_batches(batch_size))
     }
 
     fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
@@ -224,7 +240,7 @@ impl FileSource for EqualitySource {
 }
 
 /// The scan of one partition.
-struct Scan {
+pub(super) struct Scan {
     whole: Box<dyn Morselizer>,
     rest: Box<dyn Morselizer>,
     /// What `rest` filters by.
@@ -234,7 +250,7 @@ struct Scan {
     schema: SchemaRef,
     metrics: ExecutionPlanMetricsSet,
     partition: usize,
-    source: EqualitySource,
+    pub(super) source: EqualitySource,
 }
 
 struct Opener(Arc<Scan>);
@@ -252,27 +268,13 @@ impl FileOpener for Opener {
 
 impl Scan {
     async fn open(self: Arc<Self>, file: PartitionedFile) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let mut reader = self.reader(&file)?;
-        // The pages of what is selected are found by the index.
-        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-        let metadata = reader.get_metadata(Some(&options)).await?;
-        let Some(columns) = self.columns(&metadata) else {
-            return Ok(batches(self.whole.plan_file(file)?).boxed());
-        };
-        let mut groups: Vec<usize> = (0..metadata.num_row_groups()).collect();
-        if let Some(range) = &file.range {
-            groups.retain(|group| {
-                let first = metadata.row_group(*group).column(0);
-                range.contains(first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset()))
-            });
-        }
+        let Some(file) = self.opened(&file, None).await? else { return Ok(self.whole(file)?.boxed()) };
+        let mut groups = file.groups.clone();
         if self.source.is_reversed {
             groups.reverse();
         }
-        let file = Arc::new(OpenFile { file, metadata, columns });
-        let groups = self.passing(&file, &groups);
         // One after the other, so that a query that has enough reads no more.
-        let open = move |group| {
+        let open = move |(group, _)| {
             let (scan, file) = (Arc::clone(&self), Arc::clone(&file));
             async move { scan.open_group(&file, group).await }
         };
@@ -284,10 +286,47 @@ impl Scan {
             .boxed())
     }
 
+    /// All rows of a file.
+    pub(super) fn whole(
+        &self,
+        file: PartitionedFile,
+    ) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + 'static + use<>> {
+        Ok(batches(self.whole.plan_file(file)?))
+    }
+
+    /// A file whose columns can be read by their pages; `key` is one more of them.
+    pub(super) async fn opened(
+        &self,
+        file: &PartitionedFile,
+        key: Option<(&str, usize)>,
+    ) -> Result<Option<Arc<OpenFile>>> {
+        let mut reader = self.reader(file)?;
+        // The pages of what is selected are found by the index.
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let metadata = reader.get_metadata(Some(&options)).await?;
+        let wanted = self.source.wanted.iter();
+        let wanted = wanted.map(|wanted| (wanted.column.as_str(), wanted.values.first().map_or(0, Vec::len)));
+        let columns = wanted.chain(key).map(|column| place(column, &metadata)).collect();
+        let Some(columns) = columns else { return Ok(None) };
+        let mut groups: Vec<usize> = (0..metadata.num_row_groups()).collect();
+        if let Some(range) = &file.range {
+            groups.retain(|group| {
+                let first = metadata.row_group(*group).column(0);
+                range.contains(first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset()))
+            });
+        }
+        let groups = self.passing(&metadata, &groups);
+        Ok(Some(Arc::new(OpenFile { file: file.clone(), metadata, columns, groups })))
+    }
+
     /// What reads the rows of one row group, if it may have any.
-    async fn open_group(&self, file: &OpenFile, group: usize) -> Result<Option<Box<dyn MorselPlanner>>> {
+    pub(super) async fn open_group(
+        &self,
+        file: &OpenFile,
+        group: usize,
+    ) -> Result<Option<Box<dyn MorselPlanner>>> {
         // What a sort above has found by now may leave nothing to look for here.
-        if self.is_dynamic && self.passing(file, &[group]).is_empty() {
+        if self.is_dynamic && self.passing(&file.metadata, &[group]).is_empty() {
             return Ok(None);
         }
         let only = |access| {
@@ -310,7 +349,7 @@ impl Scan {
     }
 
     /// The rows of a row group that have all that is wanted; `None` where its pages are left to the scan.
-    async fn matching(&self, file: &OpenFile, group: usize) -> Result<Option<Rows>> {
+    pub(super) async fn matching(&self, file: &OpenFile, group: usize) -> Result<Option<Rows>> {
         let mut reader = self.reader(&file.file)?;
         let group = file.metadata.row_group(group);
         let rows =
@@ -345,44 +384,34 @@ impl Scan {
         Ok(matching)
     }
 
-    fn reader(&self, file: &PartitionedFile) -> Result<Box<dyn AsyncFileReader + Send>> {
+    pub(super) fn reader(&self, file: &PartitionedFile) -> Result<Box<dyn AsyncFileReader + Send>> {
         self.source.parts.readers.create_reader(self.partition, file.clone(), None, &self.metrics)
     }
 
-    /// Where the columns of `wanted` are in the file; `None` if one is not there in a form that is read here.
-    fn columns(&self, metadata: &ParquetMetaData) -> Option<Vec<usize>> {
-        let columns = metadata.file_metadata().schema_descr().columns();
-        let find = |wanted: &Wanted| {
-            let width = wanted.values.first()?.len();
-            let at = columns.iter().position(|column| column.path().parts() == [wanted.column.as_str()])?;
-            let groups = metadata.row_groups();
-            groups.iter().all(|group| pages::is_readable(group.column(at), width)).then_some(at)
-        };
-        self.source.wanted.iter().map(find).collect()
-    }
-
-    /// Of row groups, in their order, those of which the rest of the filter, as it is now, may let rows through.
-    fn passing(&self, file: &OpenFile, groups: &[usize]) -> Vec<usize> {
-        let predicate = self.filter.as_ref().and_then(|filter| {
-            PruningPredicateBuilder::new()
-                .with_file_schema(Arc::clone(&self.schema))
-                .with_error_counter(&Count::new())
-                .build(Arc::clone(filter))
-        });
-        let Some(predicate) = predicate else { return groups.to_vec() };
-        let mut plan = ParquetAccessPlan::new_none(file.metadata.num_row_groups());
+    /// Of row groups, in their order, those of which the rest of the filter, as it is now, may let rows through, with
+    /// whether it lets all of them through.
+    fn passing(&self, metadata: &ParquetMetaData, groups: &[usize]) -> Vec<(usize, bool)> {
+        let Some(filter) = &self.filter else { return groups.iter().map(|group| (*group, true)).collect() };
+        let predicate = PruningPredicateBuilder::new()
+            .with_file_schema(Arc::clone(&self.schema))
+            .with_error_counter(&Count::new())
+            .build(Arc::clone(filter));
+        let Some(predicate) = predicate else { return groups.iter().map(|group| (*group, false)).collect() };
+        let mut plan = ParquetAccessPlan::new_none(metadata.num_row_groups());
         groups.iter().for_each(|group| plan.scan(*group));
         let mut kept = RowGroupAccessPlanFilter::new(plan);
         kept.prune_by_statistics(
             &self.schema,
-            file.metadata.file_metadata().schema_descr(),
-            file.metadata.row_groups(),
+            metadata.file_metadata().schema_descr(),
+            metadata.row_groups(),
             &predicate,
             // The scan counts for itself what it leaves out.
             &ParquetFileMetrics::new(self.partition, "", &ExecutionPlanMetricsSet::new()),
         );
+        let all = kept.is_fully_matched().clone();
         let kept = kept.build();
-        groups.iter().copied().filter(|group| kept.should_scan(*group)).collect()
+        let groups = groups.iter().copied().filter(|group| kept.should_scan(*group));
+        groups.map(|group| (group, all.get(group).copied().unwrap_or(false))).collect()
     }
 
     fn is_within_range(&self, group: &RowGroupMetaData) -> bool {
@@ -402,11 +431,20 @@ impl Scan {
 }
 
 /// A file whose columns have been found.
-struct OpenFile {
-    file: PartitionedFile,
-    metadata: Arc<ParquetMetaData>,
-    /// The columns of `wanted`, in that order.
-    columns: Vec<usize>,
+pub(super) struct OpenFile {
+    pub(super) file: PartitionedFile,
+    pub(super) metadata: Arc<ParquetMetaData>,
+    /// The columns of `wanted`, in that order, and the one that was asked for with them.
+    pub(super) columns: Vec<usize>,
+    /// The row groups that may have rows, with whether the rest of the filter lets all of them through.
+    pub(super) groups: Vec<(usize, bool)>,
+}
+
+/// Where a column of this name and width is in a file; `None` if it is not there in a form that is read here.
+fn place((name, width): (&str, usize), metadata: &ParquetMetaData) -> Option<usize> {
+    let columns = metadata.file_metadata().schema_descr().columns();
+    let at = columns.iter().position(|column| column.path().parts() == [name])?;
+    metadata.row_groups().iter().all(|group| pages::is_readable(group.column(at), width)).then_some(at)
 }
 
 /// Whether a value lies between the least and the greatest of a column chunk.
@@ -424,7 +462,9 @@ enum Step {
 }
 
 /// All that a planner comes to, in its order.
-fn batches(planner: Box<dyn MorselPlanner>) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+pub(super) fn batches(
+    planner: Box<dyn MorselPlanner>,
+) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
     // What is next lies on top.
     stream::try_unfold(vec![Step::Plan(planner)], |mut steps| async move {
         while let Some(step) = steps.pop() {

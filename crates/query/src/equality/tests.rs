@@ -1,6 +1,6 @@
 //! Random columns and questions: what is found by value is what the values themselves say.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, FixedSizeBinaryBuilder, ListArray, RecordBatch, UInt64Array},
@@ -20,9 +20,9 @@ use datafusion::{
             FileGroup, FileScanConfigBuilder, ParquetSource, parquet::DefaultParquetFileReaderFactory,
         },
     },
-    execution::object_store::ObjectStoreUrl,
+    execution::{SessionStateBuilder, object_store::ObjectStoreUrl},
     logical_expr::{Expr, TableProviderFilterPushDown},
-    physical_plan::ExecutionPlan,
+    physical_plan::{ExecutionPlan, displayable},
     prelude::SessionContext,
 };
 use nozzle_core::BlockRange;
@@ -131,7 +131,10 @@ proptest! {
         }),
         sought in proptest::collection::btree_set(prop_oneof![0..10_u16, any::<u16>()], 1..5),
         taken in any::<prop::sample::Index>(),
-        among in proptest::option::of(proptest::collection::vec(any::<bool>(), 1..8)),
+        among in proptest::option::of((
+            proptest::collection::vec(any::<bool>(), 1..8),
+            prop_oneof![Just(500_usize), Just(1)],
+        )),
     ) {
         let mut sought = sought;
         sought.extend(numbers[taken.index(numbers.len())]);
@@ -147,11 +150,28 @@ proptest! {
         prop_assert!(pages::is_readable(chunk, form.width) && !pages::is_readable(chunk, form.width + 1));
         let (start, length) = chunk.byte_range();
         let bytes = file.slice(start as usize..(start + length) as usize);
-        // Runs of 500 rows of which some are asked for.
-        let among: Option<Rows> = among.map(|bits| {
-            (0..numbers.len()).map(|row| bits[row / 500 % bits.len()]).collect()
+        // Runs of rows, or each by itself, of which some are asked for.
+        let among: Option<Rows> = among.map(|(bits, run)| {
+            (0..numbers.len()).map(|row| bits[row / run % bits.len()]).collect()
         });
         let values: Vec<Vec<u8>> = sought.iter().map(|number| value(*number, form.width)).collect();
+        let counts = pages::counted(bytes.clone(), chunk, numbers.len(), among.as_ref(), form.width)
+            .expect("it is read")
+            .expect("the encodings are known");
+        let mut counted = BTreeMap::new();
+        for (value, times) in counts.values.chunks(form.width).zip(&counts.times) {
+            *counted.entry(Some(value.to_vec())).or_insert(0) += times;
+        }
+        if counts.nulls > 0 {
+            counted.insert(None, counts.nulls);
+        }
+        let mut times = BTreeMap::new();
+        for (row, number) in numbers.iter().enumerate() {
+            if among.as_ref().is_none_or(|among| among.any(row, 1)) {
+                *times.entry(number.map(|number| value(number, form.width))).or_insert(0) += 1;
+            }
+        }
+        prop_assert_eq!(counted, times);
         let mut found = pages::matching(bytes, chunk, numbers.len(), among.as_ref(), &values)
             .expect("it is read")
             .expect("the encodings are known");
@@ -169,7 +189,8 @@ proptest! {
         let room: Rows = bits.iter().map(|(room, _)| *room).collect();
         let values: Rows = bits.iter().filter(|(room, _)| *room).map(|(_, value)| *value).collect();
         let expected: Rows = bits.iter().map(|(room, value)| *room && *value).collect();
-        prop_assert_eq!(room.spread(&values), expected);
+        prop_assert_eq!(room.spread(&values), expected.clone());
+        prop_assert_eq!(expected.pack(&room), values);
     }
 }
 
@@ -228,9 +249,10 @@ impl TableProvider for Files {
 }
 
 /// The same rows twice: in files, scanned by value, and in memory.
-async fn both(form: &Form, numbers: &[Option<u16>]) -> SessionContext {
+async fn both(form: &Form, numbers: &[Option<u16>], parts: usize) -> SessionContext {
     let config = session::session_config().with_create_default_catalog_and_schema(true);
-    let context = SessionContext::new_with_config(config.with_target_partitions(2));
+    let context =
+        session::context(SessionStateBuilder::new().with_config(config.with_target_partitions(parts)));
     let key = DataType::FixedSizeBinary(form.width as i32);
     let schema = Arc::new(Schema::new(vec![
         Field::new("_block_num", DataType::UInt64, false),
@@ -283,6 +305,7 @@ proptest! {
         }),
         sought in proptest::collection::vec(0..10_u16, 3),
         from in 0..600_u64,
+        parts in 1..3_usize,
     ) {
         let hex = |number: u16| {
             let bytes = value(number, form.width);
@@ -306,15 +329,26 @@ proptest! {
             format!("SELECT count(*) FROM t WHERE n % 2 = 0 AND (other = {b} OR cardinality(list) > 1) AND key = {a}"),
             format!("SELECT n FROM t WHERE key IN ({a}, {b}) AND n % 3 > 0 LIMIT 5"),
             format!("SELECT n FROM t WHERE key = {a} AND n % 3 > 0 AND cardinality(list) > 0 LIMIT 2"),
+            "SELECT key, count(*) AS c FROM t GROUP BY key".to_owned(),
+            "SELECT other, count(*) AS c, count(1) + 1 AS d FROM t GROUP BY other ORDER BY c DESC, other LIMIT 3".to_owned(),
+            "SELECT count(DISTINCT key) AS k FROM t".to_owned(),
+            format!("SELECT DISTINCT other FROM t WHERE key IN ({a}, {b}, {c})"),
+            "SELECT DISTINCT key FROM t LIMIT 2".to_owned(),
+            format!("SELECT other, count(*) AS c FROM t WHERE key = {a} AND n % 3 > 0 GROUP BY other"),
+            format!("SELECT key, count(*) AS c FROM t WHERE _block_num BETWEEN {from} AND {to} GROUP BY key"),
+            format!("SELECT other, count(*) AS c FROM t WHERE _block_num <= {to} AND key IN ({a}, {b}) GROUP BY other"),
+            "SELECT key, count(*) AS c FROM t WHERE cardinality(list) > 1 GROUP BY key HAVING count(*) > 1".to_owned(),
+            "SELECT key, count(other) AS c, count(*) FILTER (WHERE n > 9) AS d FROM t GROUP BY key".to_owned(),
+            "SELECT key, count(*) AS c FROM t WHERE n < 0 GROUP BY key".to_owned(),
             format!("SELECT x.n, y.n AS m FROM t x JOIN t y ON x.key = y.other AND x.n = y.n WHERE x.key = {a}"),
         ];
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
-            let context = both(&form, &numbers).await;
+            let context = both(&form, &numbers, parts).await;
             for question in questions {
                 let lines_of = async |table: &str, question: &str| {
-                    let sql = question.replace(" t ", &format!(" {table} "));
-                    let batches = context.sql(&sql).await.expect("it is planned").collect().await.expect(&sql);
+                    let sql = format!("{question} ").replace(" t ", &format!(" {table} "));
+                    let batches = context.sql(&sql).await.expect(&sql).collect().await.expect(&sql);
                     let text = pretty_format_batches(&batches).expect("text").to_string();
                     // A column is as wide as its longest value.
                     text.lines().map(|line| line.replace([' ', '-'], "")).collect::<Vec<String>>()
@@ -335,5 +369,43 @@ proptest! {
                 assert_eq!(answers[0], answers[1], "{question}");
             }
         });
+    }
+}
+
+#[tokio::test]
+async fn counts_are_made_of_pages_where_they_can_be() {
+    let form = Form {
+        width: 20,
+        is_nullable: true,
+        has_dictionary: true,
+        dictionary_bytes: 1_000_000,
+        page_rows: 100,
+        version: WriterVersion::PARQUET_2_0,
+    };
+    let numbers: Vec<_> = (0..500).map(|number| Some(number % 7)).collect();
+    for parts in [1, 2] {
+        let context = both(&form, &numbers, parts).await;
+        for (sql, is_of_pages) in [
+            ("SELECT key, count(*) FROM files GROUP BY key", true),
+            ("SELECT count(DISTINCT other) FROM files", true),
+            (
+                "SELECT DISTINCT key FROM files WHERE other = X'0001000100010001000100010001000100010001'",
+                true,
+            ),
+            (
+                "SELECT key AS k, count(*) FROM files WHERE _block_num > 10 GROUP BY k ORDER BY 2 DESC LIMIT 3",
+                true,
+            ),
+            ("SELECT key, sum(n) FROM files GROUP BY key", false),
+            ("SELECT key, count(other) FROM files GROUP BY key", false),
+            ("SELECT key, other, count(*) FROM files GROUP BY key, other", false),
+            ("SELECT key, count(*) FILTER (WHERE n > 3) FROM files GROUP BY key", false),
+            ("SELECT n, count(*) FROM files GROUP BY n", false),
+            ("SELECT key, count(*) FROM memory GROUP BY key", false),
+        ] {
+            let plan = context.sql(sql).await.expect(sql).create_physical_plan().await.expect(sql);
+            let plan = displayable(plan.as_ref()).indent(false).to_string();
+            assert_eq!(plan.contains("CountExec"), is_of_pages, "{sql}\n{plan}");
+        }
     }
 }
