@@ -10,6 +10,7 @@
 //!                                                       └► files, footers ─► Parquet scan ─► rows
 //! ```
 
+mod ahead;
 pub mod bounds;
 pub mod cache;
 pub mod calls;

@@ -38,6 +38,7 @@ use nozzle_metadata::{CommitSeq, Dataset, MetadataStore, Snapshot};
 use tokio::sync::watch;
 
 use crate::{
+    ahead::Ahead,
     calls::{self, Called, ContractCaller},
     catalog::{CATALOG, SnapshotCatalog},
     clauses, depth,
@@ -188,6 +189,7 @@ pub(crate) fn context(state: SessionStateBuilder) -> SessionContext {
             .with_optimizer_rule(Arc::new(udf::Fields::default()))
             .with_physical_optimizer_rules(ranges::rules())
             .with_physical_optimizer_rule(Arc::new(CountByPages))
+            .with_physical_optimizer_rule(Arc::new(Ahead))
             .with_physical_optimizer_rule(Arc::new(Widths))
             .with_physical_optimizer_rule(Arc::new(Pauses))
             .with_physical_optimizer_rule(Arc::new(Windows(bounds.clone())))
