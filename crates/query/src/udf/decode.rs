@@ -6,29 +6,30 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::U256;
 use arrow::{
     array::{
-        Array, ArrayRef, BinaryArray, BinaryBuilder, BinaryViewArray, BooleanArray, Decimal128Array,
-        FixedSizeBinaryArray, FixedSizeBinaryBuilder, FixedSizeListArray, LargeBinaryArray, ListArray,
-        PrimitiveArray, StringBuilder, StructArray, builder::NullBufferBuilder,
+        Array, ArrayRef, BinaryArray, BinaryBuilder, BinaryViewArray, FixedSizeBinaryArray,
+        FixedSizeListArray, LargeBinaryArray, ListArray, StringBuilder, StructArray,
     },
     buffer::{NullBuffer, OffsetBuffer},
-    datatypes::{
-        ArrowPrimitiveType, DataType, Field, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
-        UInt16Type, UInt32Type, UInt64Type,
-    },
+    datatypes::{DataType, Field},
 };
-use datafusion::{common::plan_err, error::Result};
+use datafusion::{
+    common::{internal_err, plan_err},
+    error::Result,
+};
 
 use super::{
     abi::{Named, Type, WORD, struct_fields},
-    u256,
+    words::{self, Check, Word},
 };
 
 /// An encoding may lead to the same bytes again and again, so that little data has many values. No encoder
 /// writes such ones: for each word of data this many words are looked at, and no more.
 const LOOKS_PER_WORD: usize = 2;
+
+/// What is read where there is no value.
+const NO_WORD: Word = [0; WORD];
 
 /// Where a value lies: at a place of what its offsets count from.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +97,7 @@ fn fits(ty: &Type, slot: Slot<'_>, budget: &mut usize) -> Option<()> {
             (0..*count).try_for_each(|index| fits(item, first.behind(index * item.head_bytes()), budget))
         }
         Type::Tuple(fields) => fit(fields, slot.parts(ty)?, budget),
-        word => is_word_of(word, slot.word()?).then_some(()),
+        word => Check::of(word)?.holds(slot.word()?).then_some(()),
     }
 }
 
@@ -109,26 +110,17 @@ fn fit(fields: &[Named], first: Slot<'_>, budget: &mut usize) -> Option<()> {
     })
 }
 
-/// Whether a word is one that the type has.
-fn is_word_of(ty: &Type, word: &[u8; WORD]) -> bool {
-    let is_filled = |bytes: &[u8], with: u8| bytes.iter().all(|byte| *byte == with);
-    match ty {
-        Type::Bool => is_filled(&word[..31], 0) && word[31] <= 1,
-        Type::Uint(bits) => is_filled(&word[..WORD - bits / 8], 0),
-        Type::Int(bits) => {
-            let start = WORD - bits / 8;
-            let sign = if word[start] >= 0x80 { 0xff } else { 0 };
-            is_filled(&word[..start], sign)
-        }
-        Type::Address => is_filled(&word[..12], 0),
-        Type::FixedBytes(size) => is_filled(&word[*size..], 0),
-        _ => false,
-    }
-}
-
 /// The values of the parameters in each row's data. A row whose data holds none, or does not fit, has null
 /// in each column; `true` for those that fit.
 pub(super) fn parameters(fields: &[Named], rows: &[Option<&[u8]>]) -> (Vec<ArrayRef>, Vec<bool>) {
+    if let Some(checks) = checks(fields) {
+        let (heads, fit) = heads(&checks, rows);
+        let nulls = nulls(fit.iter().copied());
+        let column = |(index, field): (usize, &Named)| {
+            words::column(&field.ty, heads.iter().map(|head| word_at(head, index)), nulls.clone())
+        };
+        return (fields.iter().enumerate().map(column).collect(), fit);
+    }
     let slots = fitting(fields, rows);
     let fit = slots.iter().map(Option::is_some).collect();
     (columns(fields, &slots), fit)
@@ -136,10 +128,38 @@ pub(super) fn parameters(fields: &[Named], rows: &[Option<&[u8]>]) -> (Vec<Array
 
 /// The values of one of the parameters, as [`parameters`] gives those of all.
 pub(super) fn parameter(fields: &[Named], index: usize, rows: &[Option<&[u8]>]) -> ArrayRef {
+    let ty = &fields[index].ty;
+    if let Some(checks) = checks(fields) {
+        let (heads, fit) = heads(&checks, rows);
+        return words::column(ty, heads.iter().map(|head| word_at(head, index)), nulls(fit.into_iter()));
+    }
     let before: usize = fields[..index].iter().map(|field| field.ty.head_bytes()).sum();
     let mut slots = fitting(fields, rows);
     slots.iter_mut().flatten().for_each(|slot| *slot = slot.behind(before));
-    column(&fields[index].ty, &slots)
+    column(ty, &slots)
+}
+
+/// What the words of parameters have to be, if each parameter is one word: then all lie at the same places in each row.
+fn checks(fields: &[Named]) -> Option<Vec<Check>> {
+    fields.iter().map(|field| Check::of(&field.ty)).collect()
+}
+
+/// The words of such parameters in each row's data, and whether they fit: there are none where they do not.
+fn heads<'a>(checks: &[Check], rows: &[Option<&'a [u8]>]) -> (Vec<&'a [Word]>, Vec<bool>) {
+    let head = |data: &Option<&'a [u8]>| {
+        let head = (*data)?.as_chunks::<WORD>().0.get(..checks.len())?;
+        head.iter().zip(checks).all(|(word, check)| check.holds(word)).then_some(head)
+    };
+    rows.iter().map(head).map(|head| (head.unwrap_or_default(), head.is_some())).unzip()
+}
+
+fn word_at(head: &[Word], index: usize) -> &Word {
+    head.get(index).unwrap_or(&NO_WORD)
+}
+
+/// The nulls of rows, if there are any.
+fn nulls(is_there: impl Iterator<Item = bool>) -> Option<NullBuffer> {
+    Some(NullBuffer::from_iter(is_there)).filter(|nulls| nulls.null_count() > 0)
 }
 
 /// Where the parameters lie in each row's data; `None` where they do not.
@@ -190,89 +210,14 @@ fn column(ty: &Type, slots: &[Option<Slot<'_>>]) -> ArrayRef {
             structs(fields, columns(fields, &parts), parts.iter().map(Option::is_some).collect())
         }
         Type::Bool | Type::Uint(_) | Type::Int(_) | Type::Address | Type::FixedBytes(_) => {
-            of_words(ty, slots.iter().map(|slot| slot.and_then(Slot::word)))
+            let found = slots.iter().map(|slot| slot.and_then(Slot::word));
+            words::column(
+                ty,
+                found.clone().map(|word| word.unwrap_or(&NO_WORD)),
+                nulls(found.map(|word| word.is_some())),
+            )
         }
     }
-}
-
-/// The values of a type that is one word, from words that are such ones.
-fn of_words<'a>(ty: &Type, words: impl ExactSizeIterator<Item = Option<&'a [u8; WORD]>>) -> ArrayRef {
-    match (ty, ty.data_type()) {
-        (Type::Bool, _) => Arc::new(words.map(|word| Some(word?[31] == 1)).collect::<BooleanArray>()),
-        (_, DataType::UInt8) => primitive::<UInt8Type>(words, |word| word[31]),
-        (_, DataType::UInt16) => primitive::<UInt16Type>(words, |word| low_u64(word) as u16),
-        (_, DataType::UInt32) => primitive::<UInt32Type>(words, |word| low_u64(word) as u32),
-        (_, DataType::UInt64) => primitive::<UInt64Type>(words, low_u64),
-        (_, DataType::Int8) => primitive::<Int8Type>(words, |word| low_u64(word) as i8),
-        (_, DataType::Int16) => primitive::<Int16Type>(words, |word| low_u64(word) as i16),
-        (_, DataType::Int32) => primitive::<Int32Type>(words, |word| low_u64(word) as i32),
-        (_, DataType::Int64) => primitive::<Int64Type>(words, |word| low_u64(word) as i64),
-        (_, DataType::Decimal128(precision, scale)) => {
-            let values = words.map(|word| Some(low_i128(word?))).collect::<Decimal128Array>();
-            // The bits were looked at: 125 of them are less than 38 digits.
-            Arc::new(values.with_precision_and_scale(precision, scale).expect("a decimal of 38 digits"))
-        }
-        (Type::Address, _) => fixed::<20>(words.map(|word| word?.last_chunk())),
-        (Type::FixedBytes(WORD), _) => fixed::<WORD>(words),
-        (Type::FixedBytes(size), _) => fixed_of(words.map(|word| Some(&word?[..*size])), *size),
-        _ => wide(ty, words),
-    }
-}
-
-fn low_u64(word: &[u8; WORD]) -> u64 {
-    word.last_chunk().map_or(0, |low| u64::from_be_bytes(*low))
-}
-
-fn low_i128(word: &[u8; WORD]) -> i128 {
-    word.last_chunk().map_or(0, |low| i128::from_be_bytes(*low))
-}
-
-fn primitive<'a, T: ArrowPrimitiveType>(
-    words: impl Iterator<Item = Option<&'a [u8; WORD]>>,
-    value: impl Fn(&[u8; WORD]) -> T::Native,
-) -> ArrayRef {
-    Arc::new(words.map(|word| word.map(&value)).collect::<PrimitiveArray<T>>())
-}
-
-/// Values of a size that is known when this is compiled, which is several times as fast.
-fn fixed<'a, const SIZE: usize>(values: impl ExactSizeIterator<Item = Option<&'a [u8; SIZE]>>) -> ArrayRef {
-    let mut bytes = Vec::with_capacity(values.len() * SIZE);
-    let mut nulls = NullBufferBuilder::new(values.len());
-    for value in values {
-        bytes.extend_from_slice(value.unwrap_or(&[0; SIZE]));
-        nulls.append(value.is_some());
-    }
-    Arc::new(FixedSizeBinaryArray::new(SIZE as i32, bytes.into(), nulls.finish()))
-}
-
-fn fixed_of<'a>(values: impl ExactSizeIterator<Item = Option<&'a [u8]>>, size: usize) -> ArrayRef {
-    let mut array = FixedSizeBinaryBuilder::with_capacity(values.len(), size as i32);
-    for value in values {
-        match value {
-            // It has the size that was cut out.
-            Some(value) => array.append_value(value).expect("a value of this size"),
-            None => array.append_null(),
-        }
-    }
-    Arc::new(array.finish())
-}
-
-/// Integers that are text.
-fn wide<'a>(ty: &Type, words: impl ExactSizeIterator<Item = Option<&'a [u8; WORD]>>) -> ArrayRef {
-    let mut text = String::with_capacity(80);
-    let mut values = StringBuilder::with_capacity(words.len(), words.len() * 20);
-    for word in words {
-        let Some(word) = word else {
-            values.append_null();
-            continue;
-        };
-        let number = U256::from_be_bytes(*word);
-        let is_negative = matches!(ty, Type::Int(_)) && word[0] >= 0x80;
-        text.clear();
-        u256::write(is_negative, if is_negative { number.wrapping_neg() } else { number }, &mut text);
-        values.append_value(&text);
-    }
-    Arc::new(values.finish())
 }
 
 fn list(item: &Type, slots: &[Option<Slot<'_>>]) -> ArrayRef {
@@ -311,16 +256,18 @@ pub(super) fn structs(fields: &[Named], columns: Vec<ArrayRef>, is_there: Vec<bo
 
 /// The values of an indexed parameter: each topic is a word of its own.
 pub(super) fn topic(ty: &Type, topics: &dyn Array) -> Result<ArrayRef> {
-    if let Some(topics) = topics.as_any().downcast_ref::<FixedSizeBinaryArray>() {
-        return Ok(of_words(ty, topics.iter().map(|topic| word_of(ty, topic?))));
+    let Some(check) = Check::of(ty) else { return internal_err!("{ty:?} is not one word") };
+    let topics_of_words = topics.as_any().downcast_ref::<FixedSizeBinaryArray>();
+    if let Some(topics) = topics_of_words.filter(|topics| topics.value_length() as usize == WORD) {
+        let words = topics.value_data().as_chunks::<WORD>().0;
+        let fit = NullBuffer::from_iter(words.iter().map(|word| check.holds(word)));
+        let nulls = NullBuffer::union(topics.nulls(), Some(&fit)).filter(|nulls| nulls.null_count() > 0);
+        return Ok(words::column(ty, words.iter(), nulls));
     }
     let rows = rows_of_bytes("a topic", topics)?;
-    Ok(of_words(ty, rows.into_iter().map(|topic| word_of(ty, topic?))))
-}
-
-fn word_of<'a>(ty: &Type, topic: &'a [u8]) -> Option<&'a [u8; WORD]> {
-    let word: &[u8; WORD] = topic.try_into().ok()?;
-    is_word_of(ty, word).then_some(word)
+    let found = rows.iter().map(|topic| <&Word>::try_from((*topic)?).ok().filter(|word| check.holds(word)));
+    let nulls = nulls(found.clone().map(|word| word.is_some()));
+    Ok(words::column(ty, found.map(|word| word.unwrap_or(&NO_WORD)), nulls))
 }
 
 /// The rows of a column of bytes.

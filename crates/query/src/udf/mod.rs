@@ -21,6 +21,7 @@ mod sum_u256;
 mod text;
 mod u256;
 mod windowed;
+mod words;
 mod wrapped;
 
 use std::sync::Arc;

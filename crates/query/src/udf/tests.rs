@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alloy_dyn_abi::DynSolValue;
 use alloy_primitives::{Address, I256, U256};
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
+    array::{Array, ArrayRef, AsArray, BinaryArray, FixedSizeBinaryArray, RecordBatch},
     datatypes::{
         DataType, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
         UInt32Type, UInt64Type,
@@ -384,6 +384,60 @@ proptest! {
         encoded[place] = byte;
         let array = decode::values(&ty, &[Some(&encoded)]);
         prop_assert_eq!(array.len(), 1);
+    }
+}
+
+/// Words that are values of many types, or nearly so.
+fn words() -> impl Strategy<Value = Vec<[u8; 32]>> {
+    let counts = prop::sample::select(vec![0, 1, 4, 12, 16, 24, 29, 31, 32]);
+    let fills = prop::sample::select(vec![0, 0, 0, 1, 0x80, 0xff]);
+    let word = (any::<[u8; 32]>(), counts, fills, prop::bool::weighted(0.8));
+    let word = word.prop_map(|(mut word, count, with, is_first)| {
+        let filled = if is_first { &mut word[..count] } else { &mut word[count..] };
+        filled.fill(with);
+        word
+    });
+    prop::collection::vec(word, 0..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Parameters of one word each are looked for at their places, those of a tuple wherever they are.
+    #[test]
+    fn words_alone_are_read_as_words_among_others(
+        types in prop::collection::vec(
+            prop::sample::select(vec![
+                "bool", "address", "bytes1", "bytes4", "bytes32", "uint8", "uint16", "uint24", "uint64", "uint120",
+                "uint128", "uint256", "int8", "int24", "int64", "int120", "int128", "int256",
+            ]),
+            1..4,
+        ),
+        rows in prop::collection::vec(prop::option::weighted(0.9, (words(), 0..32_usize)), 0..70),
+    ) {
+        let named = |(at, ty): (usize, &&str)| Named { name: format!("p{at}"), ty: Type::parse(ty).unwrap() };
+        let fields: Vec<Named> = types.iter().enumerate().map(named).collect();
+        let data: Vec<Option<Vec<u8>>> = rows
+            .iter()
+            .map(|row| row.as_ref().map(|(words, more)| [words.as_flattened(), &vec![7; *more]].concat()))
+            .collect();
+        let data: Vec<Option<&[u8]>> = data.iter().map(Option::as_deref).collect();
+        let together = decode::values(&Type::Tuple(fields.clone().into()), &data);
+        let (columns, fit) = decode::parameters(&fields, &data);
+        for (row, fits) in fit.iter().enumerate() {
+            prop_assert_eq!(*fits, together.is_valid(row));
+        }
+        for (at, column) in columns.iter().enumerate() {
+            prop_assert_eq!(column, together.as_struct().column(at));
+            prop_assert_eq!(column, &decode::parameter(&fields, at, &data));
+        }
+        // A topic is a word by itself.
+        let first: Vec<Option<&[u8]>> = data.iter().map(|data| data.and_then(|data| data.get(..32))).collect();
+        let topics = FixedSizeBinaryArray::try_from_sparse_iter_with_size(first.iter().copied(), 32).unwrap();
+        let ty = &fields[0].ty;
+        let expected = decode::values(ty, &first);
+        prop_assert_eq!(&decode::topic(ty, &topics).unwrap(), &expected);
+        prop_assert_eq!(&decode::topic(ty, &BinaryArray::from_iter(first)).unwrap(), &expected);
     }
 }
 
